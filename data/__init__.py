@@ -1,0 +1,22 @@
+"""Data sets, long-tailed splits, and batches of augmented views made on the device."""
+
+from data.augment import normalize, rotate90, strong, weak
+from data.datasets import DATASETS, DataError, Dataset, load_dataset
+from data.loader import Batch, Loader
+from data.splits import Split, long_tail_counts, make_split
+
+__all__ = [
+    "DATASETS",
+    "Batch",
+    "DataError",
+    "Dataset",
+    "Loader",
+    "Split",
+    "load_dataset",
+    "long_tail_counts",
+    "make_split",
+    "normalize",
+    "rotate90",
+    "strong",
+    "weak",
+]

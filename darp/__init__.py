@@ -1,0 +1,13 @@
+"""Distribution aligning refinery of pseudo-labels (Kim et al., NeurIPS 2020): the mathematics alone.
+
+>>> from darp import solve
+>>> solution = solve(probs, target_counts)  # probs [N, K] on the simplex, counts [K] that sum to N
+"""
+
+from darp.reference import solve_reference
+from darp.refiner import NoRefiner, Refiner
+from darp.selection import remove_noise
+from darp.solver import Solution, solve
+from darp.store import PseudoLabelStore
+
+__all__ = ["NoRefiner", "PseudoLabelStore", "Refiner", "Solution", "remove_noise", "solve", "solve_reference"]

@@ -1,0 +1,117 @@
+"""When refinement happens: the schedule of Kim et al. 2020, section 3.2, around the solver."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from darp.selection import remove_noise
+from darp.solver import Solution
+from darp.store import PseudoLabelStore
+
+Solver = Callable[..., Solution]
+
+
+class TargetSource(Protocol):
+    """What a training step asks for its unlabeled targets."""
+
+    def targets(self, index: Tensor, probs: Tensor, epoch: int, step: int) -> Tensor:
+        """Targets [B, K] for the unlabeled rows `index` [B] whose guesses are `probs` [B, K]."""
+
+    def health(self) -> dict[str, float]:
+        """What happened since the last call, under the keys `darp/...`."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class NoRefiner:
+    """The guesses are the targets."""
+
+    def targets(self, index: Tensor, probs: Tensor, epoch: int, step: int) -> Tensor:
+        return probs
+
+    def health(self) -> dict[str, float]:
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+class Refiner:
+    """DARP: from epoch `warm` + 1 on (epochs count from 0) every `num_iter`-th step refines the whole table.
+
+    A refresh removes noisy entries (`alpha`), solves the convex problem, and saves the refined table; between
+    refreshes the saved rows serve, although the model has moved on. The table `store.orig` is never changed by it.
+
+    Args:
+        store: the tables; shared with the training loop.
+        target_counts: [K], sums to the number of rows.
+        warm: number of the last epoch without refinement.
+        num_iter: steps from one refresh to the next, counted from 0 in each epoch.
+        alpha: share of noise removal, see `remove_noise`.
+        solver: `solve`, or `solve_reference` to compare with the published scheme.
+    """
+
+    def __init__(
+        self,
+        store: PseudoLabelStore,
+        target_counts: Tensor | Sequence[float],
+        *,
+        warm: int,
+        num_iter: int,
+        alpha: float,
+        solver: Solver,
+    ) -> None:
+        self.store = store
+        self.target_counts = torch.as_tensor(target_counts, dtype=torch.float64)
+        self.warm = warm
+        self.num_iter = num_iter
+        self.alpha = alpha
+        self.solver = solver
+        self._duals: Tensor | None = None
+        self._solutions: list[Solution] = []
+        self._seconds = 0.0
+
+    def targets(self, index: Tensor, probs: Tensor, epoch: int, step: int) -> Tensor:
+        if epoch <= self.warm:
+            return probs
+        if step % self.num_iter == 0:
+            self.refresh()
+        return self.store.refined[index]
+
+    def refresh(self) -> Solution:
+        """Refine the whole table now; the last duals are the starting point."""
+        start = time.perf_counter()
+        candidates = remove_noise(self.store.orig, self.target_counts, self.alpha)
+        solution = self.solver(candidates, self.target_counts, warm_start=self._duals)
+        self.store.refined = solution.refined
+        self._duals = solution.duals if solution.converged else None
+        self._solutions.append(solution)
+        self._seconds += time.perf_counter() - start
+        return solution
+
+    def health(self) -> dict[str, float]:
+        """Worst residual, mean passes and failures of the solves since the last call, their wall time in seconds."""
+        solved, self._solutions = self._solutions, []
+        seconds, self._seconds = self._seconds, 0.0
+        row = {"darp/solves": float(len(solved)), "darp/seconds": seconds}
+        if solved:
+            row["darp/residual"] = max(s.residual for s in solved)
+            row["darp/iterations"] = sum(s.iterations for s in solved) / len(solved)
+            row["darp/unconverged"] = float(sum(not s.converged for s in solved))
+        return row
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self._duals is None else {"duals": self._duals}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._duals = state.get("duals")

@@ -1,0 +1,162 @@
+"""The data sets, each as whole arrays of 32 x 32 images.
+
+CIFAR and STL-10 come through torchvision (`data.archives`), Fashion-MNIST from its IDX files (`data.idx`), the
+digits with scikit-learn and without any file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchvision.datasets import CIFAR10, CIFAR100, STL10, FashionMNIST
+
+from data.archives import DataError, open_checked
+from data.idx import read_fashion_mnist
+
+__all__ = ["DATASETS", "DataError", "Dataset", "channel_statistics", "load_dataset", "shrink"]
+
+SIZE = 32
+DATASETS = ("cifar10", "cifar100", "stl10", "fashion_mnist", "digits")
+_STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images are uint8 [N, 3, 32, 32], labels int64 [N] with classes 0..K-1; on the CPU, in file order."""
+
+    name: str
+    class_names: tuple[str, ...]
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    extra_unlabeled_images: Tensor | None
+    """STL-10's 100,000 images whose classes nobody knows; None for the others."""
+    mean: tuple[float, float, float]
+    """Mean of each channel over the training images, on the scale 0..1."""
+    std: tuple[float, float, float]
+    """Standard deviation, likewise; 1 for a channel that is constant, so that dividing by it is safe."""
+    flip: bool
+    """Whether a mirrored image is still of its class."""
+
+
+def load_dataset(name: str, data_dir: str | Path) -> Dataset:
+    """Read a data set of `DATASETS` from `data_dir`, or download it there.
+
+    Raises DataError when it is neither there nor to be had, or when a file is damaged. No file is ever
+    deleted, and none that was found damaged is overwritten.
+    """
+    if name not in _READERS:
+        raise DataError(f"dataset {name!r} is unknown; use one of {', '.join(DATASETS)}")
+    return _READERS[name](Path(data_dir).expanduser())
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and standard deviation of each channel of uint8 [N, 3, H, W], on the scale 0..1, in float64.
+
+    They are taken from the counts of the 256 values, so that no float copy of the images is made.
+    """
+    values = torch.arange(256, dtype=torch.float64) / 255
+    means, stds = [], []
+    for channel in range(3):
+        share = torch.bincount(images[:, channel].flatten(), minlength=256).double()
+        share = share / share.sum()
+        mean = (share * values).sum()
+        variance = (share * (values - mean) ** 2).sum()
+        means.append(float(mean))
+        stds.append(float(variance.sqrt()) or 1.0)
+    return (means[0], means[1], means[2]), (stds[0], stds[1], stds[2])
+
+
+def shrink(images: np.ndarray, size: int = SIZE, chunk: int = 2000) -> Tensor:
+    """uint8 [N, 3, H, W] resized to [N, 3, size, size] by antialiased bilinear interpolation.
+
+    `chunk` images at a time: as floats, STL-10's unlabeled images would take 11 GB at once.
+    """
+    out = torch.empty(len(images), images.shape[1], size, size, dtype=torch.uint8)
+    for start in range(0, len(images), chunk):
+        part = torch.from_numpy(np.ascontiguousarray(images[start : start + chunk])).float()
+        part = functional.interpolate(
+            part, (size, size), mode="bilinear", antialias=True, align_corners=False
+        )
+        out[start : start + chunk] = part.round_().clamp_(0, 255)
+    return out
+
+
+def _dataset(
+    name: str,
+    class_names: tuple[str, ...],
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    *,
+    flip: bool,
+    extra: Tensor | None = None,
+) -> Dataset:
+    mean, std = channel_statistics(train[0])
+    return Dataset(name, class_names, train[0], train[1], test[0], test[1], extra, mean, std, flip)
+
+
+def _read_cifar(name: str, reader: type[CIFAR10], data_dir: Path) -> Dataset:
+    train = open_checked(name, reader, data_dir, train=True)
+    test = open_checked(name, reader, data_dir, train=False)
+    arrays = [
+        (
+            torch.from_numpy(part.data.transpose(0, 3, 1, 2).copy()),
+            torch.tensor(part.targets, dtype=torch.int64),
+        )
+        for part in (train, test)
+    ]
+    return _dataset(name, tuple(train.classes), arrays[0], arrays[1], flip=True)
+
+
+def _read_stl10(data_dir: Path) -> Dataset:
+    """Resized from 96 x 96. One part after the other: the unlabeled alone is 2.8 GB before it is resized."""
+    parts = []
+    for split in ("train", "test", "unlabeled"):
+        part = open_checked("stl10", STL10, data_dir, split=split)
+        parts.append((shrink(part.data), torch.from_numpy(part.labels.astype(np.int64))))
+    return _dataset("stl10", _STL10_CLASSES, parts[0], parts[1], flip=True, extra=parts[2][0])
+
+
+def _read_fashion_mnist(data_dir: Path) -> Dataset:
+    """28 x 28 grey, padded by 2 on each side with the background's 0, and the same in the three channels."""
+    parts = []
+    for images, labels in read_fashion_mnist(data_dir):
+        padded = functional.pad(torch.from_numpy(images), (2, 2, 2, 2))
+        parts.append((padded.unsqueeze(1).repeat(1, 3, 1, 1), torch.from_numpy(labels.astype(np.int64))))
+    return _dataset("fashion_mnist", tuple(FashionMNIST.classes), parts[0], parts[1], flip=True)
+
+
+def _read_digits(data_dir: Path) -> Dataset:
+    """1,797 images of 8 x 8 with values 0..16 (Alpaydin and Kaynak 1998), enlarged to 32 x 32.
+
+    The last quarter of each class in file order is the test set. A mirrored digit is no digit: no flip.
+    """
+    from sklearn.datasets import load_digits  # here, because importing it takes a second
+
+    digits = load_digits()
+    images = torch.from_numpy(digits.images).float().unsqueeze(1) * (255 / 16)
+    images = functional.interpolate(images, (SIZE, SIZE), mode="bilinear", align_corners=False)
+    grey = images.round().clamp(0, 255).to(torch.uint8).repeat(1, 3, 1, 1)
+    labels = torch.from_numpy(digits.target).to(torch.int64)
+    is_test = torch.zeros(len(labels), dtype=torch.bool)
+    for k in range(10):
+        rows = torch.nonzero(labels == k).flatten()
+        is_test[rows[len(rows) - len(rows) // 4 :]] = True
+    train, test = (grey[~is_test], labels[~is_test]), (grey[is_test], labels[is_test])
+    return _dataset("digits", tuple(str(k) for k in range(10)), train, test, flip=False)
+
+
+_READERS: dict[str, Callable[[Path], Dataset]] = {
+    "cifar10": lambda data_dir: _read_cifar("cifar10", CIFAR10, data_dir),
+    "cifar100": lambda data_dir: _read_cifar("cifar100", CIFAR100, data_dir),
+    "stl10": _read_stl10,
+    "fashion_mnist": _read_fashion_mnist,
+    "digits": _read_digits,
+}

@@ -1,0 +1,147 @@
+"""Flags made from a dataclass's fields, and presets in YAML below them: a flag wins over a preset."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from semi.config import ConfigError
+
+TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+
+
+def parse_bool(text: str) -> bool:
+    """Every spelling in which a sweep's agent hands over a boolean."""
+    if text.lower() in TRUE:
+        return True
+    if text.lower() in FALSE:
+        return False
+    raise ValueError("use true or false")
+
+
+def spellings(spec: dataclasses.Field[Any]) -> list[str]:
+    """All flags of a field, the documented one first: both `-` and `_` of each name, each once."""
+    names = [*spec.metadata["flags"], spec.name]
+    both = [variant for name in names for variant in (name, name.replace("-", "_"), name.replace("_", "-"))]
+    return [f"--{name}" for name in dict.fromkeys(both)]
+
+
+def _base_type(annotation: Any) -> tuple[type, bool]:
+    """(the type to convert to, whether None is allowed)"""
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        members = [t for t in typing.get_args(annotation) if t is not type(None)]
+        return members[0], True
+    return annotation, False
+
+
+def convert(name: str, value: Any, annotation: Any) -> Any:
+    """A text or YAML value as the field's type; ConfigError names field, value and remedy."""
+    kind, optional = _base_type(annotation)
+    if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
+        if optional:
+            return None
+        raise ConfigError(f"--{name} {value}: this needs a value; leave it out for its default")
+    what = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
+    try:
+        if kind is bool:
+            return value if isinstance(value, bool) else parse_bool(str(value))
+        if isinstance(value, (dict, list)) or (isinstance(value, bool) and kind is not str):
+            raise ValueError(what)
+        if kind is int:
+            number = float(value)
+            if number != int(number):
+                raise ValueError(what)
+            return int(number)
+        return kind(value)
+    except (ValueError, OverflowError):
+        raise ConfigError(f"--{name} {value}: use {what}") from None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` Did you mean X?`, or nothing."""
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {match[0]}?" if match else ""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def build_parser(description: str, *option_classes: type) -> argparse.ArgumentParser:
+    """A parser whose result holds only what was given; defaults stand in the help text."""
+    parser = _Parser(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser.add_argument(
+        "--config", metavar="FILE", help="a preset in YAML, such as configs/digits_regime_few.yaml"
+    )
+    parser.add_argument("--_wandb", help=argparse.SUPPRESS)  # requeued sweep trials carry it
+    for options in option_classes:
+        hints = typing.get_type_hints(options)
+        group = parser.add_argument_group(options.__name__)
+        for spec in dataclasses.fields(options):
+            kind, _ = _base_type(hints[spec.name])
+            extra: dict[str, Any] = {"nargs": "?", "const": "true"} if kind is bool else {}
+            choices = spec.metadata["choices"]
+            group.add_argument(
+                *spellings(spec),
+                dest=spec.name,
+                metavar="{" + ",".join(choices) + "}" if choices else kind.__name__.upper(),
+                help=f"{spec.metadata['help']} (default: {spec.default!r})".replace("%", "%%"),
+                **extra,
+            )
+    return parser
+
+
+def read_preset(path: str, option_classes: Sequence[type]) -> dict[str, Any]:
+    """Field name -> value of a YAML preset; keys may be spelled as any of a field's flags."""
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise ConfigError(
+            f"--config {path}: {error.strerror}; name a file such as configs/digits_regime_few.yaml"
+        ) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"--config {path}: a preset maps field names to values")
+    names = {
+        s.removeprefix("--"): spec.name
+        for o in option_classes
+        for spec in dataclasses.fields(o)
+        for s in spellings(spec)
+    }
+    preset: dict[str, Any] = {}
+    for key, value in content.items():
+        if str(key) not in names:
+            raise ConfigError(f"{path}: unknown key {key}.{nearest(str(key), names)}")
+        preset[names[str(key)]] = value
+    return preset
+
+
+def parse(argv: Sequence[str] | None, description: str, *option_classes: type[Any]) -> list[Any]:
+    """One validated instance of each option class. Raises ConfigError with a one-line message."""
+    parser = build_parser(description, *option_classes)
+    namespace, unknown = parser.parse_known_args(argv)
+    given = vars(namespace)
+    flags = [s for options in option_classes for spec in dataclasses.fields(options) for s in spellings(spec)]
+    for argument in unknown:
+        if argument.startswith("--"):
+            name = argument.split("=")[0]
+            raise ConfigError(f"unknown flag {name}.{nearest(name, flags)}")
+        raise ConfigError(f"unexpected argument {argument}: values follow a flag such as --dataset")
+    values = read_preset(given["config"], option_classes) if "config" in given else {}
+    values.update({k: v for k, v in given.items() if k not in ("config", "_wandb")})
+    parsed = []
+    for options in option_classes:
+        hints = typing.get_type_hints(options)
+        own = {spec.name for spec in dataclasses.fields(options)}
+        parsed.append(options(**{k: convert(k, v, hints[k]) for k, v in values.items() if k in own}))
+    return parsed

@@ -1,0 +1,55 @@
+"""Which device, and what time passed on it."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+
+import torch
+
+
+def pick_device(gpu: str) -> tuple[torch.device, str]:
+    """(device, a sentence to print, empty when the wish was met). `gpu` counts among the visible devices."""
+    if gpu in ("", "cpu"):
+        return torch.device("cpu"), ""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        return torch.device("cpu"), f"--gpu {gpu}: no GPU is visible here; training on the CPU instead"
+    if int(gpu) >= count:
+        return torch.device(
+            "cuda", 0
+        ), f"--gpu {gpu}: {count} GPU(s) visible here, numbered from 0; using GPU 0 instead"
+    return torch.device("cuda", int(gpu)), ""
+
+
+class Stopwatch:
+    """Charges the time since the last mark to a name. On a GPU the marks are events on its stream: no waiting."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._events: list[tuple[str, torch.cuda.Event]] = []
+        self._last = 0.0
+
+    def start(self) -> None:
+        self.charge("")
+
+    def charge(self, name: str) -> None:
+        if self.device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record(torch.cuda.current_stream(self.device))
+            self._events.append((name, event))
+        else:
+            now = time.perf_counter()
+            self._seconds[name] += now - self._last
+            self._last = now
+
+    def read(self) -> dict[str, float]:
+        """Seconds by name since the last reading. On a GPU this waits once for the marks to be reached."""
+        if self._events:
+            self._events[-1][1].synchronize()
+            for (_, before), (name, after) in zip(self._events, self._events[1:], strict=False):
+                self._seconds[name] += before.elapsed_time(after) / 1000
+        seconds = {name: value for name, value in self._seconds.items() if name}
+        self._events, self._seconds = [], defaultdict(float)
+        return seconds

@@ -1,0 +1,51 @@
+"""Scores on the test set, as DARP reports them (Kim et al. 2020, section 4.1)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BATCH = 500
+
+
+@torch.no_grad()
+def confusion(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+    """Confusion counts [K, K] (row: true class, column: predicted) and the mean cross-entropy.
+
+    images: normalised float32 [N, 3, H, W]; labels: int64 [N]. The model is put in evaluation mode and back.
+    """
+    training = model.training
+    model.eval()
+    logits = torch.cat([model(chunk) for chunk in images.split(BATCH)])
+    model.train(training)
+    num_classes = logits.shape[1]
+    cells = labels * num_classes + logits.argmax(dim=1)
+    counts = torch.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+    return counts.cpu(), float(F.cross_entropy(logits, labels))
+
+
+def scores(counts: Tensor) -> dict[str, float]:
+    """Accuracy, balanced accuracy, geometric mean, thirds and per-class recall from confusion counts [K, K].
+
+    A class without a test image has no recall and is left out of the means. In the geometric mean a recall of zero
+    counts as 1 / (100 K). Thirds are by class index, so by size in a long tail: many, medium, few.
+    """
+    num_classes = len(counts)
+    size = counts.sum(dim=1)
+    recall = counts.diagonal() / size  # nan where a class is empty
+    known = recall[size > 0]
+    third = num_classes // 3
+    groups = {
+        "many": recall[:third],
+        "medium": recall[third : num_classes - third],
+        "few": recall[num_classes - third :],
+    }
+    row = {
+        "acc": float(counts.diagonal().sum() / counts.sum()),
+        "bacc": float(known.mean()),
+        "gm": float(known.clamp(min=1 / (100 * num_classes)).log().mean().exp()),
+        **{name: float(part.nanmean()) for name, part in groups.items() if len(part)},
+    }
+    row.update({f"recall/{k}": float(r) for k, r in enumerate(recall) if size[k] > 0})
+    return row

@@ -1,0 +1,210 @@
+"""A configuration made real: data, network, tables, and the state that a checkpoint keeps."""
+
+from __future__ import annotations
+
+import platform
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from darp import NoRefiner, PseudoLabelStore, Refiner, solve, solve_reference
+from darp.refiner import TargetSource
+from data import Dataset, Loader, Split, load_dataset, make_split, normalize
+from models import Classifier, build_model
+from semi import checkpoint
+from semi.config import NOT_SHAPING, Config, ConfigError
+from semi.ema import Ema
+from semi.methods import METHODS, Method
+
+WINDOW = 20  # epochs in the mean that the paper reports
+
+
+@dataclass
+class Job:
+    """Everything that training touches, on one device."""
+
+    config: Config
+    device: torch.device
+    dataset: Dataset
+    split: Split
+    loader: Loader
+    model: Classifier
+    ema: Ema
+    optimizer: torch.optim.Optimizer
+    method: Method
+    store: PseudoLabelStore
+    refiner: TargetSource
+    target_counts: list[float]  # [K], sums to the unlabeled images
+    true_labels: Tensor | None  # int64 [N] of the unlabeled images; for diagnosis, never for a loss
+    test_images: Tensor  # float32 [M, 3, 32, 32], normalised
+    test_labels: Tensor  # int64 [M]
+    recent: deque[tuple[float, float]]  # bacc and gm of the last WINDOW epochs
+    best_bacc: float = 0.0
+
+
+def build_job(config: Config, device: torch.device) -> Job:
+    """Seeds, then builds. Writes nothing but what a download stores under `data_dir`.
+
+    Raises ConfigError or DataError, one line each, when the configuration and the data do not fit.
+    """
+    torch.manual_seed(config.seed)
+    dataset = load_dataset(config.dataset, config.data_dir)
+    split = split_for(config, dataset)
+    num_classes = len(dataset.class_names)
+    labeled_dist = torch.tensor(split.counts_x, dtype=torch.float64) / sum(split.counts_x)
+    method = METHODS[config.semi_method].from_config(config, labeled_dist)
+    model = build_model(config.arch, num_classes).to(device)
+    extra = dataset.extra_unlabeled_images
+    images_u = (dataset.train_images if extra is None else extra)[split.index_u]
+    store = PseudoLabelStore(len(images_u), num_classes, device)
+    target_counts = (labeled_dist * len(images_u)).tolist()
+    loader = Loader(
+        dataset.train_images[split.index_x],
+        dataset.train_labels[split.index_x],
+        images_u,
+        views_x=method.views_x,
+        views_u=method.views_u,
+        batch_size=config.batch_size,
+        mean=dataset.mean,
+        std=dataset.std,
+        flip=dataset.flip,
+        magnitude=14 if config.dataset == "cifar100" else 4,  # RandAugment(2, 14) there, (3, 4) elsewhere
+        num_ops=2 if config.dataset == "cifar100" else 3,
+        device=device,
+        seed=config.seed,
+    )
+    return Job(
+        config=config,
+        device=device,
+        dataset=dataset,
+        split=split,
+        loader=loader,
+        model=model,
+        ema=Ema(model, config.ema_decay),
+        optimizer=torch.optim.Adam(model.parameters(), lr=config.lr),
+        method=method,
+        store=store,
+        refiner=build_refiner(config, store, target_counts),
+        target_counts=target_counts,
+        true_labels=dataset.train_labels[split.index_u].to(device) if extra is None else None,
+        test_images=normalize(dataset.test_images.to(device), dataset.mean, dataset.std),
+        test_labels=dataset.test_labels.to(device),
+        recent=deque(maxlen=WINDOW),
+    )
+
+
+def split_for(config: Config, dataset: Dataset) -> Split:
+    """The labeled and unlabeled images that the configuration asks for."""
+    extra = dataset.extra_unlabeled_images
+    try:
+        return make_split(
+            dataset.train_labels,
+            len(dataset.class_names),
+            num_max=config.num_max,
+            ratio=config.ratio,
+            imb_ratio_l=config.imb_ratio_l,
+            imb_ratio_u=config.imb_ratio_u,
+            imb_ratio_u_reversed=config.imb_ratio_u_reversed,
+            step=config.step,
+            shuffle_seed=config.shuffle_split,
+            include_labeled=METHODS[config.semi_method].unlabeled_includes_labeled,
+            extra_unlabeled=0 if extra is None else len(extra),
+        )
+    except ValueError as error:
+        raise ConfigError(f"--{error}") from None
+
+
+def build_refiner(config: Config, store: PseudoLabelStore, target_counts: list[float]) -> TargetSource:
+    if not config.darp:
+        return NoRefiner()
+    coarse = config.dataset in ("cifar100", "stl10")  # the published tolerances of the coordinate scheme
+    published: Callable[..., Any] = partial(solve_reference, rounds=config.iter_T, tol=0.3 if coarse else 0.1)
+    return Refiner(
+        store,
+        target_counts,
+        warm=config.warm,
+        num_iter=config.num_iter,
+        alpha=config.alpha,
+        solver=solve if config.solver == "exact" else published,
+    )
+
+
+def warnings(job: Job) -> list[str]:
+    """What a person should know before hours of training."""
+    config, found = job.config, list(job.split.warnings)
+    if config.darp and config.warm + 1 >= config.epochs:
+        found.append(
+            f"--darp has no effect: refinement begins after epoch {config.warm} (--warm) and the last epoch is "
+            f"{config.epochs - 1}; lower --warm"
+        )
+    return found
+
+
+def describe(job: Job) -> dict[str, Any]:
+    """The whole resolved configuration with what came of it, as plain values."""
+    split = job.split
+    return {
+        **asdict(job.config),
+        "lambda_u": job.config.unlabeled_weight,
+        "device": str(job.device),
+        "class_names": list(job.dataset.class_names),
+        "labeled_counts_asked": split.counts_x_asked,
+        "labeled_counts": split.counts_x,
+        "unlabeled_counts_asked": split.counts_u_asked,
+        "unlabeled_counts": split.counts_u,
+        "num_unlabeled": len(split.index_u),
+        "parameters": sum(p.numel() for p in job.model.parameters()),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numpy": numpy.__version__,
+        },
+    }
+
+
+def snapshot(job: Job, epoch: int) -> dict[str, Any]:
+    """All that the epochs after `epoch` depend on."""
+    return {
+        "config": asdict(job.config),
+        "epoch": epoch,
+        "model": job.model.state_dict(),
+        "ema": job.ema.model.state_dict(),
+        "optimizer": job.optimizer.state_dict(),
+        "method": job.method.state_dict(),
+        "refiner": job.refiner.state_dict(),
+        "store": job.store.state_dict(),
+        "loader": job.loader.state_dict(),
+        "random": checkpoint.random_state(),
+        "recent": [list(pair) for pair in job.recent],
+        "best_bacc": job.best_bacc,
+    }
+
+
+def restore(job: Job, state: dict[str, Any]) -> int:
+    """Take up a snapshot; returns the number of the next epoch.
+
+    Raises ConfigError when the checkpoint's configuration would train something else.
+    """
+    now = asdict(job.config)
+    for name, then in state["config"].items():
+        if name not in NOT_SHAPING | {"epochs"} and now.get(name) != then:
+            raise ConfigError(
+                f"--{name} {now.get(name)}: the checkpoint was trained with {then}; use that, or start without --resume"
+            )
+    job.model.load_state_dict(state["model"])
+    job.ema.model.load_state_dict(state["ema"])
+    job.optimizer.load_state_dict(state["optimizer"])
+    job.method.load_state_dict(state["method"])
+    job.refiner.load_state_dict(state["refiner"])
+    job.store.load_state_dict(state["store"])
+    job.loader.load_state_dict(state["loader"])
+    checkpoint.restore_random_state(state["random"])
+    job.recent.extend((bacc, gm) for bacc, gm in state["recent"])
+    job.best_bacc = state["best_bacc"]
+    return int(state["epoch"]) + 1

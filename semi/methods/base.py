@@ -1,0 +1,59 @@
+"""What the loop asks of a method, and what it gets back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from torch import Tensor
+
+from data import Batch
+from models import Classifier
+
+if TYPE_CHECKING:
+    from semi.config import Config
+
+View = Literal["weak", "strong"]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Scalars on the device. `total` is what is minimised; the others are its parts before their weights."""
+
+    total: Tensor
+    x: Tensor  # labeled
+    u: Tensor | None = None  # unlabeled
+    r: Tensor | None = None  # rotation (ReMixMatch)
+    e: Tensor | None = None  # first strong view (ReMixMatch)
+
+
+class Method(Protocol):
+    """A way to use unlabeled images. One file each; its own state, where it has any, is checkpointed."""
+
+    views_x: tuple[View, ...]  # the views of a labeled image that the loader makes
+    views_u: tuple[View, ...]  # of an unlabeled one
+    unlabeled_includes_labeled: bool
+
+    @classmethod
+    def from_config(cls, config: Config, labeled_dist: Tensor) -> Method:
+        """The method with its parameters from `config`; labeled_dist [K] sums to 1."""
+
+    def guess(self, model: Classifier, batch: Batch) -> Tensor:
+        """Pseudo-labels [B, K], rows sum to 1, without gradient. They are what `pseudo_orig` stores."""
+
+    def losses(self, model: Classifier, batch: Batch, targets: Tensor, progress: float) -> Losses:
+        """Losses for targets [B, K]; `progress` runs from 0 to 1 over all epochs."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Stateless:
+    """A method without state of its own."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass

@@ -1,0 +1,49 @@
+"""FixMatch (Sohn et al. 2020): the weak view's guess, where it is sure enough, is the label of two strong views."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data import Batch
+from models import Classifier
+from semi.methods.base import Losses, Stateless, View
+
+if TYPE_CHECKING:
+    from semi.config import Config
+
+
+class FixMatch(Stateless):
+    """Cross-entropy on labeled images plus, with weight 1, on the strong views of confident unlabeled ones.
+
+    Args:
+        tau: least confidence of the *target* (refined, where there is refinement) for an image to count.
+    """
+
+    views_x: tuple[View, ...] = ("weak",)
+    views_u: tuple[View, ...] = ("weak", "strong", "strong")
+    unlabeled_includes_labeled = True
+
+    def __init__(self, tau: float) -> None:
+        self.tau = tau
+
+    @classmethod
+    def from_config(cls, config: Config, labeled_dist: Tensor) -> FixMatch:
+        return FixMatch(config.tau)
+
+    @torch.no_grad()
+    def guess(self, model: Classifier, batch: Batch) -> Tensor:
+        return model(batch.views_u[0]).softmax(dim=1)
+
+    def losses(self, model: Classifier, batch: Batch, targets: Tensor, progress: float) -> Losses:
+        strong = batch.views_u[1:]
+        logits = model(torch.cat([batch.views_x[0], *strong]))  # one pass, so batch norm sees all views
+        num_x = len(batch.labels_x)
+        confidence, label = targets.max(dim=1)
+        mask = (confidence >= self.tau).to(logits.dtype).repeat(len(strong))
+        loss_x = F.cross_entropy(logits[:num_x], batch.labels_x)
+        loss_u = (F.cross_entropy(logits[num_x:], label.repeat(len(strong)), reduction="none") * mask).mean()
+        return Losses(loss_x + loss_u, x=loss_x, u=loss_u)

@@ -1,0 +1,49 @@
+"""Pseudo-labelling (Lee 2013), with a confidence threshold (Oliver et al. 2018, appendix B)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data import Batch
+from models import Classifier
+from semi.methods.base import Losses, Stateless, View
+
+if TYPE_CHECKING:
+    from semi.config import Config
+
+RAMP = 0.4  # share of the training over which the unlabeled weight rises to 1
+
+
+class PseudoLabel(Stateless):
+    """The network's own confident guess is the label of the same weak view.
+
+    Args:
+        tau: least confidence of the target for an image to count.
+    """
+
+    views_x: tuple[View, ...] = ("weak",)
+    views_u: tuple[View, ...] = ("weak",)
+    unlabeled_includes_labeled = False
+
+    def __init__(self, tau: float) -> None:
+        self.tau = tau
+
+    @classmethod
+    def from_config(cls, config: Config, labeled_dist: Tensor) -> PseudoLabel:
+        return PseudoLabel(config.tau)
+
+    @torch.no_grad()
+    def guess(self, model: Classifier, batch: Batch) -> Tensor:
+        return model(batch.views_u[0]).softmax(dim=1)
+
+    def losses(self, model: Classifier, batch: Batch, targets: Tensor, progress: float) -> Losses:
+        num_x = len(batch.labels_x)
+        logits = model(torch.cat([batch.views_x[0], batch.views_u[0]]))
+        confidence, label = targets.max(dim=1)
+        loss_x = F.cross_entropy(logits[:num_x], batch.labels_x)
+        loss_u = (F.cross_entropy(logits[num_x:], label, reduction="none") * (confidence >= self.tau)).mean()
+        return Losses(loss_x + min(progress / RAMP, 1.0) * loss_u, x=loss_x, u=loss_u)

@@ -1,0 +1,38 @@
+"""The baseline that learns from the labeled images alone. Its guesses are still logged, to compare."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data import Batch
+from models import Classifier
+from semi.methods.base import Losses, Stateless, View
+
+if TYPE_CHECKING:
+    from semi.config import Config
+
+
+class Supervised(Stateless):
+    views_x: tuple[View, ...] = ("weak",)
+    views_u: tuple[View, ...] = ("weak",)
+    unlabeled_includes_labeled = False
+
+    @classmethod
+    def from_config(cls, config: Config, labeled_dist: Tensor) -> Supervised:
+        return Supervised()
+
+    @torch.no_grad()
+    def guess(self, model: Classifier, batch: Batch) -> Tensor:
+        """In evaluation mode, so that unlabeled images leave no trace, not even in batch norm."""
+        model.eval()
+        probs = model(batch.views_u[0]).softmax(dim=1)
+        model.train()
+        return probs
+
+    def losses(self, model: Classifier, batch: Batch, targets: Tensor, progress: float) -> Losses:
+        loss_x = F.cross_entropy(model(batch.views_x[0]), batch.labels_x)
+        return Losses(loss_x, x=loss_x)

@@ -1,0 +1,273 @@
+"""Charts of pseudo-label distributions, from plain numbers to Altair charts. Nothing here reads files.
+
+Each chart is a single view with `width="container"`, so that the page's own grid decides the layout and charts
+follow the window. Colours are those of the light scheme; `DARK` says what each becomes in the dark one. Orange
+against blue stays apart for every common kind of colour blindness, and each pair also differs in place or dash.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+
+ORIG, REFINED, TARGET, TRUE = "#d9730d", "#1f6fb2", "#969ba3", "#15171a"
+# Colours of configurations: warm without DARP, cool with it.
+WARM = (ORIG, "#a13d7e", "#8a5a00", "#c2372e")
+COOL = (REFINED, "#0a8f75", "#5b53c0", "#3aa6cf")
+DARK = {
+    ORIG: "#f29a45", REFINED: "#5aaeea", TARGET: "#8b919b", TRUE: "#f4f5f6",
+    "#a13d7e": "#dd85bd", "#8a5a00": "#d3a13f", "#c2372e": "#f0756b",
+    "#0a8f75": "#3cc7a8", "#5b53c0": "#a39cf5", "#3aa6cf": "#86d3f0",
+}  # fmt: skip
+MAX_LABELED_CLASSES = 20  # beyond it an axis names every tenth class only
+MAX_EPOCHS_HEATMAP, MAX_EPOCHS_LINE = 120, 300
+
+Shares = Sequence[float | None]  # share of each class [K]; None where it is unknown
+
+
+@dataclass(frozen=True)
+class ShareTables:
+    """Class shares of one configuration at one epoch: [K] for each seed; `refined` is empty without DARP."""
+
+    class_names: Sequence[str]
+    orig: Sequence[Shares]
+    refined: Sequence[Shares]
+    target: Shares | None
+    true: Shares | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """One configuration's figure over epochs: each seed's epochs and values, two lists of one length."""
+
+    name: str
+    colour: str
+    seeds: Sequence[tuple[Sequence[int], Sequence[float]]]
+    dash: Sequence[int] = (1, 0)
+
+
+def shares_chart(
+    tables: ShareTables, *, top: float, width: int | str = "container", height: int = 170
+) -> alt.LayerChart:
+    """Bars of the mean share a class over the seeds, each seed a dot, against target, truth and uniform.
+
+    Args:
+        tables: the shares; every list has K entries.
+        top: upper end of the share axis, the same for charts that are compared.
+        width: pixels, or `container` to follow the page.
+        height: pixels.
+    """
+    shown = [("pseudo_orig", tables.orig), ("refined", tables.refined)]
+    shown = [(name, seeds) for name, seeds in shown if seeds]
+    bars: list[dict[str, Any]] = []
+    dots: list[dict[str, Any]] = []
+    for name, seeds in shown:
+        for k, label in enumerate(tables.class_names):
+            there = [value for shares in seeds if (value := shares[k]) is not None]
+            if there:
+                bars.append(
+                    {
+                        "class": label,
+                        "table": name,
+                        "share": _short(statistics.fmean(there)),
+                        "runs": len(there),
+                    }
+                )
+            if len(there) > 1:
+                dots += [{"class": label, "table": name, "share": _short(value)} for value in there]
+    colour = alt.Color(
+        "table:N", scale=alt.Scale(domain=["pseudo_orig", "refined"], range=[ORIG, REFINED]), legend=None
+    )
+    x = _class_axis(alt.X, tables.class_names)
+    y = alt.Y(
+        "share:Q",
+        scale=alt.Scale(domain=[0, top], clamp=True),
+        title="share",
+        axis=alt.Axis(format="~g", tickCount=5),
+    )
+    offset = alt.XOffset("table:N", scale=alt.Scale(domain=[name for name, _ in shown]))
+    tip = [
+        alt.Tooltip("class:N"),
+        alt.Tooltip("table:N"),
+        alt.Tooltip("share:Q", format=".4f"),
+        alt.Tooltip("runs:Q"),
+    ]
+    layers: list[Any] = [
+        _chart(bars).mark_bar().encode(x=x, xOffset=offset, y=y, color=colour, tooltip=tip),
+    ]
+    if dots and len(tables.class_names) <= MAX_LABELED_CLASSES:
+        mark = _chart(dots).mark_point(filled=True, size=13, color=TRUE, opacity=0.55)
+        layers.append(mark.encode(x=x, xOffset=offset, y=y))
+    uniform = [{"share": _short(1 / max(len(tables.class_names), 1))}]
+    layers.append(_chart(uniform).mark_rule(color=TARGET, strokeDash=[2, 3], strokeWidth=1).encode(y=y))
+    for shares, mark_colour, thickness in ((tables.target, TARGET, 3.5), (tables.true, TRUE, 1.3)):
+        if shares is not None:
+            steps = [
+                {"class": label, "share": _short(value)}
+                for label, value in zip(tables.class_names, shares, strict=True)
+                if value is not None
+            ]
+            rule = _chart(steps).mark_rule(color=mark_colour, strokeWidth=thickness)
+            layers.append(
+                rule.encode(
+                    x=_class_axis(alt.X, tables.class_names, bandPosition=0),
+                    x2=alt.X2("class:N", bandPosition=1),
+                    y=y,
+                )
+            )
+    return alt.layer(*layers).properties(width=width, height=height)
+
+
+def heatmap(
+    class_names: Sequence[str], epochs: Sequence[int], shares: Sequence[Shares], *, top: float
+) -> alt.Chart:
+    """Class by epoch, coloured by share on the scale 0 to `top`; `shares` holds one [K] list an epoch.
+
+    Long runs are thinned to at most `MAX_EPOCHS_HEATMAP` columns; the last epoch always stays.
+    """
+    kept = thinned(len(epochs), MAX_EPOCHS_HEATMAP)
+    rows = [
+        {"class": label, "epoch": [epochs[e] for e in kept], "share": [_short(shares[e][k]) for e in kept]}
+        for k, label in enumerate(class_names)
+    ]
+    columns = [epochs[e] for e in kept]
+    ticks = [columns[t] for t in thinned(len(columns), 10)]
+    scale = alt.Scale(scheme="viridis", domain=[0, top], clamp=True)
+    return (
+        _chart(rows)
+        .transform_flatten(["epoch", "share"])
+        .mark_rect()
+        .encode(
+            x=alt.X(
+                "epoch:O",
+                scale=alt.Scale(domain=columns),
+                axis=alt.Axis(values=ticks, labelAngle=0, title="epoch"),
+            ),
+            y=_class_axis(alt.Y, class_names),
+            color=alt.Color(
+                "share:Q",
+                scale=scale,
+                legend=alt.Legend(title=None, gradientLength=130, format="~g", tickCount=4),
+            ),
+            tooltip=[alt.Tooltip("class:N"), alt.Tooltip("epoch:O"), alt.Tooltip("share:Q", format=".4f")],
+        )
+        .properties(width="container", height=min(300, max(110, 17 * len(class_names))))
+    )
+
+
+def lines_chart(
+    lines: Sequence[Line], y_title: str, *, top: float | None = None, log: bool = False, height: int = 170
+) -> alt.LayerChart:
+    """Lines over epochs: each seed thin, their mean thick.
+
+    `top` fixes the axis to 0 .. top; `log` asks for a logarithmic axis and drops values <= 0.
+    """
+    thin: list[dict[str, Any]] = []
+    thick: list[dict[str, Any]] = []
+    for line in lines:
+        for seed, (epochs, values) in enumerate(line.seeds):
+            if len(line.seeds) > 1:
+                thin.append(_points(line.name, list(epochs), list(values), log) | {"seed": seed})
+        thick.append(_points(line.name, *mean_over_seeds(line.seeds), log))
+    names = [line.name for line in lines]
+    colour = alt.Color(
+        "line:N",
+        scale=alt.Scale(domain=names, range=[line.colour for line in lines]),
+        legend=alt.Legend(
+            title=None, orient="top", columns=2, labelLimit=320, symbolType="stroke", symbolSize=220
+        ),
+    )
+    dash = alt.StrokeDash(
+        "line:N",
+        scale=alt.Scale(domain=names, range=[list(line.dash) for line in lines]),
+        legend=colour.legend,
+    )
+    scale = (
+        alt.Scale(type="log")
+        if log
+        else alt.Scale(zero=True)
+        if top is None
+        else alt.Scale(domain=[0, top], clamp=True)
+    )
+    axis = alt.Axis(format=".0e" if log else "~g", tickCount=4)
+    x = alt.X(
+        "epoch:Q",
+        axis=alt.Axis(format="d", tickMinStep=1, grid=False),
+        scale=alt.Scale(nice=False),
+        title="epoch",
+    )
+    y = alt.Y("value:Q", scale=scale, axis=axis, title=y_title)
+    encoding = {"x": x, "y": y, "color": colour, "strokeDash": dash}
+    tip = [
+        alt.Tooltip("line:N", title="run"),
+        alt.Tooltip("epoch:Q"),
+        alt.Tooltip("value:Q", format=".4g", title=y_title),
+    ]
+    few = max((len(row["epoch"]) for row in thick), default=0) <= 3
+    layers: list[Any] = []
+    if thin:
+        seeds = _chart(thin).transform_flatten(["epoch", "value"]).mark_line(strokeWidth=1, opacity=0.35)
+        layers.append(seeds.encode(**encoding, detail="seed:N"))
+    means = _chart(thick).transform_flatten(["epoch", "value"])
+    layers.append(means.mark_line(strokeWidth=2.2).encode(**encoding))
+    marks = means.mark_point(filled=True, size=40, opacity=1 if few else 0)
+    layers.append(marks.encode(x=x, y=y, color=colour, tooltip=tip))
+    return alt.layer(*layers).properties(width="container", height=height)
+
+
+def share_top(tables: Sequence[ShareTables]) -> float:
+    """Upper end of a share axis that holds every share of every chart that is compared on it."""
+    every = [
+        value
+        for one in tables
+        for shares in (*one.orig, *one.refined, one.target or (), one.true or ())
+        for value in shares
+        if value is not None
+    ]
+    return _short(1.05 * max(every, default=1.0)) or 1.0
+
+
+def mean_over_seeds(seeds: Sequence[tuple[Sequence[int], Sequence[float]]]) -> tuple[list[int], list[float]]:
+    """Epochs and the mean over the seeds that have each epoch."""
+    by_epoch: dict[int, list[float]] = {}
+    for epochs, values in seeds:
+        for epoch, value in zip(epochs, values, strict=True):
+            by_epoch.setdefault(epoch, []).append(value)
+    order = sorted(by_epoch)
+    return order, [statistics.fmean(by_epoch[epoch]) for epoch in order]
+
+
+def thinned(count: int, most: int) -> list[int]:
+    """At most `most` evenly spread positions of `range(count)`, the last one always among them."""
+    step = max(1, math.ceil(count / most))
+    return list(range(count - 1, -1, -step))[::-1]
+
+
+def _points(name: str, epochs: list[int], values: list[float], log: bool) -> dict[str, Any]:
+    kept = [place for place in thinned(len(epochs), MAX_EPOCHS_LINE) if not log or values[place] > 0]
+    return {"line": name, "epoch": [epochs[p] for p in kept], "value": [_short(values[p]) for p in kept]}
+
+
+def _class_axis(channel: Any, class_names: Sequence[str], **options: Any) -> Any:
+    """A nominal axis in the order of the classes, with names where there is room for them."""
+    step = 1 if len(class_names) <= MAX_LABELED_CLASSES else max(10, len(class_names) // 10)
+    long = channel is alt.X and max(map(len, class_names), default=0) > 3
+    axis = alt.Axis(
+        values=list(class_names[::step]), labelAngle=-40 if long and step == 1 else 0, labelLimit=90, title=None,
+        ticks=False, grid=False, labelOverlap=step > 1,
+    )  # fmt: skip
+    return channel("class:N", scale=alt.Scale(domain=list(class_names)), axis=axis, sort=None, **options)
+
+
+def _chart(rows: list[dict[str, Any]]) -> alt.Chart:
+    return alt.Chart(alt.InlineData(values=rows))
+
+
+def _short(value: float | None) -> Any:
+    """Four significant digits: what a reader can see, at a third of the page's size."""
+    return None if value is None else float(f"{value:.4g}")

@@ -1,0 +1,11 @@
+"""Train on few labels and many pseudo-labels, raw or refined by DARP (--darp). Each run gets a folder of its own.
+
+Example: python3 train.py --config configs/digits_regime_few.yaml --darp
+"""
+
+import sys
+
+from semi.entry import train
+
+if __name__ == "__main__":
+    sys.exit(train(__doc__))
