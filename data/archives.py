@@ -19,8 +19,8 @@ from torchvision.datasets.utils import check_integrity
 
 _NO_ANSWER_S = 20.0  # a server that says nothing for this long counts as unreachable
 
-# What torchvision's download and unpacking raise on a machine without network, with a full or read-only disk, or
-# for a server that sends something else. Anything else is a mistake in a program and passes through.
+# What torchvision's download and unpacking raise on a machine without network, with a full or read-only disk,
+# or for a server that sends something else. Anything else is a mistake in a program and passes through.
 _DOWNLOAD_ERRORS = (
     OSError,
     RuntimeError,

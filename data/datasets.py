@@ -1,7 +1,7 @@
 """The data sets, each as whole arrays of 32 x 32 images.
 
-CIFAR and STL-10 come through torchvision (`data.archives`), Fashion-MNIST from its IDX files (`data.idx`), the
-digits with scikit-learn and without any file.
+CIFAR and STL-10 come through torchvision (`data.archives`), Fashion-MNIST from its IDX files (`data.idx`),
+the digits with scikit-learn and without any file.
 """
 
 from __future__ import annotations

@@ -66,11 +66,6 @@ class EndlessOrder:
         return {"n": self.n, "order": self._order[self._used :].cpu().clone()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if state["n"] != self.n:
-            raise ValueError(
-                f"the saved loader drew from {state['n']} images, this one has {self.n}; "
-                "resume with the data set, num_max, ratio and imbalance of the saved run"
-            )
         self._order = state["order"].to(self._generator.device)
         self._used = 0
 
@@ -120,12 +115,14 @@ class Loader:
         self._mean = torch.tensor(mean, dtype=torch.float32, device=self.device)
         self._std = torch.tensor(std, dtype=torch.float32, device=self.device)
         self._generator = torch.Generator(device=self.device).manual_seed(seed)
-        self._order_x = EndlessOrder(len(images_x), batch_size, self._generator)
-        self._order_u = EndlessOrder(len(images_u), batch_size, self._generator)
+        self._orders = {
+            "labeled": EndlessOrder(len(images_x), batch_size, self._generator),
+            "unlabeled": EndlessOrder(len(images_u), batch_size, self._generator),
+        }
 
     def next(self) -> Batch:
         """The next batch, on the device."""
-        index_x, index_u = self._order_x.next(), self._order_u.next()
+        index_x, index_u = self._orders["labeled"].next(), self._orders["unlabeled"].next()
         images = [self._images_x[index_x]] * len(self.views_x) + [self._images_u[index_u]] * len(self.views_u)
         views = self._augmented(images, self.views_x + self.views_u)
         split = len(self.views_x)
@@ -154,16 +151,14 @@ class Loader:
     def state_dict(self) -> dict[str, Any]:
         """All that the coming batches depend on, tensors on the CPU: the generator and what is left of each
         pass."""
-        return {
-            "generator": self._generator.get_state(),
-            "order_x": self._order_x.state_dict(),
-            "order_u": self._order_u.state_dict(),
-        }
+        orders = {name: order.state_dict() for name, order in self._orders.items()}
+        return {"generator": self._generator.get_state(), **orders}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue exactly where `state` was taken, given the same images and arguments.
 
-        Raises ValueError when the state is of another number of images or another kind of device.
+        Raises ValueError, and changes nothing, when the state is of another number of images or another kind
+        of device.
         """
         generator_state = state["generator"].cpu()
         if generator_state.numel() != self._generator.get_state().numel():
@@ -171,6 +166,12 @@ class Loader:
                 f"the saved random state is not one of a {self.device.type} device; "
                 "resume on the kind of device that the run was started on"
             )
-        self._order_x.load_state_dict(state["order_x"])
-        self._order_u.load_state_dict(state["order_u"])
+        for name, order in self._orders.items():
+            if state[name]["n"] != order.n:
+                raise ValueError(
+                    f"the saved loader drew from {state[name]['n']} {name} images, this one has {order.n}; "
+                    "resume with the data set, num_max, ratio and imbalance of the saved run"
+                )
+        for name, order in self._orders.items():
+            order.load_state_dict(state[name])
         self._generator.set_state(generator_state)

@@ -131,28 +131,27 @@ def _geometric(images: Tensor, operations: Tensor, negative: Tensor, magnitude: 
 
 @functools.lru_cache(maxsize=32)
 def _blend_table(magnitude: int, device: torch.device) -> Tensor:
-    """Weights of image, greyscale, mean grey and smoothed image in each operation's result, float32 [14,
-    4]."""
-    factor = 0.1 + 1.8 * magnitude / MAX_MAGNITUDE
+    """Of each operation: the factor, and 1 where the plainer image is the greyscale, the mean grey or the
+    smoothed one (0 for all: black), float32 [14, 4]."""
     table = torch.zeros(len(OPERATIONS), 4)
-    table[:, 0] = 1
-    for name in ("Brightness", "Color", "Contrast", "Sharpness"):
-        table[_CODE[name], 0] = factor
-    table[_CODE["Color"], 1] = table[_CODE["Contrast"], 2] = table[_CODE["Sharpness"], 3] = 1 - factor
+    table[:, 0] = 1  # the image itself
+    for column, name in enumerate(("Brightness", "Color", "Contrast", "Sharpness")):
+        table[_CODE[name], column] = 1
+        table[_CODE[name], 0] = 0.1 + 1.8 * magnitude / MAX_MAGNITUDE
     return table.to(device)
 
 
 def _blended(images: Tensor, operations: Tensor, magnitude: int) -> Tensor:
-    weights = _blend_table(magnitude, images.device)[operations].view(-1, 4, 1, 1, 1)
-    of_image, of_grey, of_mean, of_smooth = weights.unbind(1)  # each [B, 1, 1, 1]
+    columns = _blend_table(magnitude, images.device)[operations].view(-1, 4, 1, 1, 1)
+    factor, is_grey, is_mean, is_smooth = columns.unbind(1)  # each [B, 1, 1, 1]
     values = images.float()
     # Luma of ITU-R 601-2, as Pillow's conversion to greyscale.
     grey = values[:, 0] * 0.299 + values[:, 1] * 0.587 + values[:, 2] * 0.114
     grey = grey.add_(0.5).floor_().unsqueeze(1)  # [B, 1, H, W]
     mean = grey.mean((2, 3), keepdim=True).add_(0.5).floor_()
-    plain = of_grey * grey + of_mean * mean  # [B, 1, H, W]
-    out = of_image * values + plain + of_smooth * _smoothed(values)
-    return out.clamp_(0, 255).to(torch.uint8)
+    plain = _smoothed(values).mul_(is_smooth).add_(is_grey * grey + is_mean * mean)
+    # In this order of operations a pixel that equals its plainer version stays exactly what it is.
+    return values.sub_(plain).mul_(factor).add_(plain).clamp_(0, 255).to(torch.uint8)
 
 
 def _smoothed(values: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from data import DATASETS
 from models import ARCHS
 from semi.methods import METHODS
 
+WANDB_MODES = ("auto", "online", "offline", "disabled")
 SOLVERS = ("exact", "reference")
 NOT_SHAPING = frozenset(
     {"data_dir", "out", "gpu", "resume", "run_name", "overwrite", "dry_run"}
@@ -46,8 +47,8 @@ class Config:
     imb_ratio_u: float = flag(100.0, "the same of the unlabeled set (gamma_u)")
     imb_ratio_u_reversed: bool = flag(False, "the largest labeled class is the smallest unlabeled one")
     step: bool = flag(False, "two class sizes, the first half of the classes full, instead of a long tail")
-    shuffle_split: int | None = flag(
-        None, "shuffle each class with this seed before splitting; default: file order"
+    shuffle_split: str = flag(
+        "", "shuffle each class before splitting: a number to seed it with, or the word seed for --seed; empty: file order"
     )
 
     # DARP
@@ -97,18 +98,43 @@ class Config:
         _validate(self)
 
     @property
+    def split_seed(self) -> int | None:
+        """What seeds the shuffle before the split; None for file order."""
+        return self.seed if self.shuffle_split == "seed" else int(self.shuffle_split) if self.shuffle_split else None
+
+    @property
     def unlabeled_weight(self) -> float:
         """`lambda_u`, or the method's own."""
         return self.lambda_u if self.lambda_u is not None else 1.5 if self.semi_method == "remix" else 75.0
 
 
-def _validate(config: Config) -> None:
-    for spec in dataclasses.fields(config):
-        value, choices = getattr(config, spec.name), spec.metadata["choices"]
+@dataclass(frozen=True)
+class WandbOptions:
+    """Flags of train_with_wandb.py beside those of a run. The environment's WANDB_* variables win over them."""
+
+    wandb_mode: str = flag("auto", "auto: online with a stored key, else offline", choices=WANDB_MODES)
+    wandb_project: str = flag("", "W&B project; default: WANDB_PROJECT, else darp")
+    wandb_entity: str = flag("", "W&B user or team; default: WANDB_ENTITY, else the account's own")
+    wandb_group: str = flag("", "W&B group; default: the regime (data set, ratio, num_max, imbalance)")
+    wandb_tags: str = flag("", "tags, separated by commas, beside data set, method and refinement")
+    wandb_machine_info: bool = flag(True, "false keeps host, paths, hardware, git and console output on this machine")
+
+    def __post_init__(self) -> None:
+        _require_choices(self)
+
+
+def _require_choices(options: Config | WandbOptions) -> None:
+    for spec in dataclasses.fields(options):
+        value, choices = getattr(options, spec.name), spec.metadata["choices"]
         if choices and value not in choices:
             raise ConfigError(f"--{spec.name} {value}: use one of {', '.join(choices)}")
+
+
+def _validate(config: Config) -> None:
+    _require_choices(config)
+    for name, value in dataclasses.asdict(config).items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"--{spec.name} {value}: use a finite number")
+            raise ConfigError(f"--{name} {value}: use a finite number")
     at_least: dict[str, float] = {
         "num_max": 1, "warm": 0, "num_iter": 1, "iter_T": 1, "epochs": 1, "start_epoch": 0, "val_iteration": 1,
         "batch_size": 1, "seed": 0, "unlabeled_weight": 0, "w_rot": 0, "w_ent": 0, "imb_ratio_l": 1, "imb_ratio_u": 1,
@@ -127,6 +153,8 @@ def _validate(config: Config) -> None:
         raise ConfigError(
             f"--start-epoch {config.start_epoch}: epochs 0 to {config.epochs - 1} are to be trained; use one of them"
         )
+    if config.shuffle_split not in ("", "seed") and not config.shuffle_split.isdecimal():
+        raise ConfigError(f"--shuffle_split {config.shuffle_split}: use a whole number, or seed for the value of --seed")
     if config.gpu not in ("", "cpu") and not config.gpu.isdecimal():
         raise ConfigError(f"--gpu {config.gpu}: use the number of one GPU, or cpu")
     if "/" in config.run_name or config.run_name in (".", ".."):

@@ -112,7 +112,7 @@ def split_for(config: Config, dataset: Dataset) -> Split:
             imb_ratio_u=config.imb_ratio_u,
             imb_ratio_u_reversed=config.imb_ratio_u_reversed,
             step=config.step,
-            shuffle_seed=config.shuffle_split,
+            shuffle_seed=config.split_seed,
             include_labeled=METHODS[config.semi_method].unlabeled_includes_labeled,
             extra_unlabeled=0 if extra is None else len(extra),
         )

@@ -62,63 +62,45 @@ def shares_chart(
         width: pixels, or `container` to follow the page.
         height: pixels.
     """
-    shown = [("pseudo_orig", tables.orig), ("refined", tables.refined)]
-    shown = [(name, seeds) for name, seeds in shown if seeds]
-    bars: list[dict[str, Any]] = []
-    dots: list[dict[str, Any]] = []
-    for name, seeds in shown:
-        for k, label in enumerate(tables.class_names):
-            there = [value for shares in seeds if (value := shares[k]) is not None]
-            if there:
-                bars.append(
-                    {
-                        "class": label,
-                        "table": name,
-                        "share": _short(statistics.fmean(there)),
-                        "runs": len(there),
-                    }
-                )
-            if len(there) > 1:
-                dots += [{"class": label, "table": name, "share": _short(value)} for value in there]
-    colour = alt.Color(
-        "table:N", scale=alt.Scale(domain=["pseudo_orig", "refined"], range=[ORIG, REFINED]), legend=None
-    )
+    many = len(tables.class_names) > MAX_LABELED_CLASSES  # too narrow for two bars: refined becomes a line
     x = _class_axis(alt.X, tables.class_names)
     y = alt.Y(
         "share:Q",
         scale=alt.Scale(domain=[0, top], clamp=True),
         title="share",
-        axis=alt.Axis(format="~g", tickCount=5),
+        axis=alt.Axis(format="~g", tickCount=4),
     )
-    offset = alt.XOffset("table:N", scale=alt.Scale(domain=[name for name, _ in shown]))
+    bars, dots = _bars_and_dots(tables)
+    if many:
+        bars, dots = [bar for bar in bars if bar["table"] == "pseudo_orig"], []
+    names = ["pseudo_orig", "refined"]
+    colour = alt.Color("table:N", scale=alt.Scale(domain=names, range=[ORIG, REFINED]), legend=None)
+    beside = (
+        {"xOffset": alt.XOffset("table:N", scale=alt.Scale(domain=names))}
+        if tables.refined and not many
+        else {}
+    )
     tip = [
         alt.Tooltip("class:N"),
         alt.Tooltip("table:N"),
         alt.Tooltip("share:Q", format=".4f"),
         alt.Tooltip("runs:Q"),
     ]
-    layers: list[Any] = [
-        _chart(bars).mark_bar().encode(x=x, xOffset=offset, y=y, color=colour, tooltip=tip),
-    ]
-    if dots and len(tables.class_names) <= MAX_LABELED_CLASSES:
+    layers: list[Any] = [_chart(bars).mark_bar().encode(x=x, y=y, color=colour, tooltip=tip, **beside)]
+    if dots:
         mark = _chart(dots).mark_point(filled=True, size=13, color=TRUE, opacity=0.55)
-        layers.append(mark.encode(x=x, xOffset=offset, y=y))
+        layers.append(mark.encode(x=x, y=y, **beside))
     uniform = [{"share": _short(1 / max(len(tables.class_names), 1))}]
     layers.append(_chart(uniform).mark_rule(color=TARGET, strokeDash=[2, 3], strokeWidth=1).encode(y=y))
-    for shares, mark_colour, thickness in ((tables.target, TARGET, 3.5), (tables.true, TRUE, 1.3)):
+    refined = _mean_shares(tables.refined) if many and tables.refined else None
+    for shares, line_colour, thickness in (
+        (tables.target, TARGET, 3.5),
+        (refined, REFINED, 2.2),
+        (tables.true, TRUE, 1.3 if not many else 0.8),
+    ):
         if shares is not None:
-            steps = [
-                {"class": label, "share": _short(value)}
-                for label, value in zip(tables.class_names, shares, strict=True)
-                if value is not None
-            ]
-            rule = _chart(steps).mark_rule(color=mark_colour, strokeWidth=thickness)
             layers.append(
-                rule.encode(
-                    x=_class_axis(alt.X, tables.class_names, bandPosition=0),
-                    x2=alt.X2("class:N", bandPosition=1),
-                    y=y,
-                )
+                _level(tables.class_names, shares, y).mark_rule(color=line_colour, strokeWidth=thickness)
             )
     return alt.layer(*layers).properties(width=width, height=height)
 
@@ -128,7 +110,8 @@ def heatmap(
 ) -> alt.Chart:
     """Class by epoch, coloured by share on the scale 0 to `top`; `shares` holds one [K] list an epoch.
 
-    Long runs are thinned to at most `MAX_EPOCHS_HEATMAP` columns; the last epoch always stays.
+    The scale is a square root, which keeps a small share apart from none. Long runs are thinned to about
+    `MAX_EPOCHS_HEATMAP` columns, the last epoch among them.
     """
     kept = thinned(len(epochs), MAX_EPOCHS_HEATMAP)
     rows = [
@@ -136,12 +119,15 @@ def heatmap(
         for k, label in enumerate(class_names)
     ]
     columns = [epochs[e] for e in kept]
-    ticks = [columns[t] for t in thinned(len(columns), 10)]
-    scale = alt.Scale(scheme="viridis", domain=[0, top], clamp=True)
+    spread = max(columns, default=0) / 10
+    step = next((step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500) if step >= spread), 1000)
+    ticks = [epoch for epoch in columns if epoch % step == 0] or columns[-1:]
+    scale = alt.Scale(type="sqrt", scheme="viridis", domain=[0, top], clamp=True)
+    legend = alt.Legend(title=None, type="gradient", gradientLength=110, format="~g", tickCount=3)
     return (
         _chart(rows)
         .transform_flatten(["epoch", "share"])
-        .mark_rect()
+        .mark_rect(stroke=alt.ExprRef("scale('color', datum.share)"), strokeWidth=0.7)  # closes the seams
         .encode(
             x=alt.X(
                 "epoch:O",
@@ -149,11 +135,7 @@ def heatmap(
                 axis=alt.Axis(values=ticks, labelAngle=0, title="epoch"),
             ),
             y=_class_axis(alt.Y, class_names),
-            color=alt.Color(
-                "share:Q",
-                scale=scale,
-                legend=alt.Legend(title=None, gradientLength=130, format="~g", tickCount=4),
-            ),
+            color=alt.Color("share:Q", scale=scale, legend=legend),
             tooltip=[alt.Tooltip("class:N"), alt.Tooltip("epoch:O"), alt.Tooltip("share:Q", format=".4f")],
         )
         .properties(width="container", height=min(300, max(110, 17 * len(class_names))))
@@ -175,34 +157,29 @@ def lines_chart(
                 thin.append(_points(line.name, list(epochs), list(values), log) | {"seed": seed})
         thick.append(_points(line.name, *mean_over_seeds(line.seeds), log))
     names = [line.name for line in lines]
-    colour = alt.Color(
-        "line:N",
-        scale=alt.Scale(domain=names, range=[line.colour for line in lines]),
-        legend=alt.Legend(
-            title=None, orient="top", columns=2, labelLimit=320, symbolType="stroke", symbolSize=220
-        ),
+    legend = alt.Legend(
+        title=None,
+        orient="top",
+        columns=2,
+        labelLimit=320,
+        symbolType="stroke",
+        symbolSize=220,
+        symbolOpacity=1,
     )
-    dash = alt.StrokeDash(
-        "line:N",
-        scale=alt.Scale(domain=names, range=[list(line.dash) for line in lines]),
-        legend=colour.legend,
-    )
-    scale = (
-        alt.Scale(type="log")
-        if log
-        else alt.Scale(zero=True)
-        if top is None
-        else alt.Scale(domain=[0, top], clamp=True)
-    )
+    colours, dashes = [line.colour for line in lines], [list(line.dash) for line in lines]
+    scale = alt.Scale(zero=True) if top is None else alt.Scale(domain=[0, top], clamp=True)
     axis = alt.Axis(format=".0e" if log else "~g", tickCount=4)
-    x = alt.X(
-        "epoch:Q",
-        axis=alt.Axis(format="d", tickMinStep=1, grid=False),
-        scale=alt.Scale(nice=False),
-        title="epoch",
-    )
-    y = alt.Y("value:Q", scale=scale, axis=axis, title=y_title)
-    encoding = {"x": x, "y": y, "color": colour, "strokeDash": dash}
+    encoding: dict[str, Any] = {
+        "x": alt.X(
+            "epoch:Q",
+            axis=alt.Axis(format="d", tickMinStep=1, grid=False),
+            scale=alt.Scale(nice=False),
+            title="epoch",
+        ),
+        "y": alt.Y("value:Q", scale=alt.Scale(type="log") if log else scale, axis=axis, title=y_title),
+        "color": alt.Color("line:N", scale=alt.Scale(domain=names, range=colours), legend=legend),
+    }
+    dash = alt.StrokeDash("line:N", scale=alt.Scale(domain=names, range=dashes), legend=legend)
     tip = [
         alt.Tooltip("line:N", title="run"),
         alt.Tooltip("epoch:Q"),
@@ -212,24 +189,25 @@ def lines_chart(
     layers: list[Any] = []
     if thin:
         seeds = _chart(thin).transform_flatten(["epoch", "value"]).mark_line(strokeWidth=1, opacity=0.35)
-        layers.append(seeds.encode(**encoding, detail="seed:N"))
+        layers.append(seeds.encode(**encoding, strokeDash=dash, detail="seed:N"))
     means = _chart(thick).transform_flatten(["epoch", "value"])
-    layers.append(means.mark_line(strokeWidth=2.2).encode(**encoding))
+    layers.append(means.mark_line(strokeWidth=2.2).encode(**encoding, strokeDash=dash))
     marks = means.mark_point(filled=True, size=40, opacity=1 if few else 0)
-    layers.append(marks.encode(x=x, y=y, color=colour, tooltip=tip))
+    layers.append(marks.encode(**encoding, tooltip=tip))
     return alt.layer(*layers).properties(width="container", height=height)
 
 
 def share_top(tables: Sequence[ShareTables]) -> float:
-    """Upper end of a share axis that holds every share of every chart that is compared on it."""
-    every = [
-        value
-        for one in tables
-        for shares in (*one.orig, *one.refined, one.target or (), one.true or ())
-        for value in shares
-        if value is not None
-    ]
-    return _short(1.05 * max(every, default=1.0)) or 1.0
+    """Upper end of a share axis that holds everything that `shares_chart` draws of these tables."""
+    every: list[float | None] = []
+    for one in tables:
+        many = len(one.class_names) > MAX_LABELED_CLASSES  # single seeds are then not drawn
+        for seeds in (one.orig, one.refined):
+            every += (
+                _mean_shares(seeds) if many and seeds else [share for shares in seeds for share in shares]
+            )
+        every += [*(one.target or ()), *(one.true or ())]
+    return _short(1.05 * max((share for share in every if share is not None), default=1.0)) or 1.0
 
 
 def mean_over_seeds(seeds: Sequence[tuple[Sequence[int], Sequence[float]]]) -> tuple[list[int], list[float]]:
@@ -243,9 +221,41 @@ def mean_over_seeds(seeds: Sequence[tuple[Sequence[int], Sequence[float]]]) -> t
 
 
 def thinned(count: int, most: int) -> list[int]:
-    """At most `most` evenly spread positions of `range(count)`, the last one always among them."""
+    """About `most` evenly spread positions of `range(count)`, the first and the last always among them."""
     step = max(1, math.ceil(count / most))
-    return list(range(count - 1, -1, -step))[::-1]
+    kept = list(range(0, count, step))
+    return kept if not kept or kept[-1] == count - 1 else [*kept, count - 1]
+
+
+def _bars_and_dots(tables: ShareTables) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows for the mean of each class and, where there are several seeds, for each seed."""
+    bars: list[dict[str, Any]] = []
+    dots: list[dict[str, Any]] = []
+    for name, seeds in (("pseudo_orig", tables.orig), ("refined", tables.refined)):
+        for k, label in enumerate(tables.class_names):
+            there = [share for shares in seeds if (share := shares[k]) is not None]
+            row = {"class": label, "table": name}
+            if there:
+                bars.append(row | {"share": _short(statistics.fmean(there)), "runs": len(there)})
+            if len(there) > 1:
+                dots += [row | {"share": _short(share)} for share in there]
+    return bars, dots
+
+
+def _mean_shares(seeds: Sequence[Shares]) -> list[float | None]:
+    columns = ([share for share in column if share is not None] for column in zip(*seeds, strict=True))
+    return [statistics.fmean(column) if column else None for column in columns]
+
+
+def _level(class_names: Sequence[str], shares: Shares, y: alt.Y) -> alt.Chart:
+    """A horizontal line over the width of each class."""
+    rows = [
+        {"class": label, "share": _short(share)}
+        for label, share in zip(class_names, shares, strict=True)
+        if share is not None
+    ]
+    start, end = _class_axis(alt.X, class_names, bandPosition=0), alt.X2("class:N", bandPosition=1)
+    return _chart(rows).encode(x=start, x2=end, y=y)
 
 
 def _points(name: str, epochs: list[int], values: list[float], log: bool) -> dict[str, Any]:

@@ -1,90 +1,117 @@
-"""The picture of the finding for a README: panels of class shares on one axis, with a key of its own."""
+"""The picture of the finding for a README: panels of class shares on one axis, with a key of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import altair as alt
 import vl_convert
 
 from tracking.charts import ORIG, REFINED, TARGET, TRUE, ShareTables, share_top, shares_chart
+from tracking.runs import Group, Regime, Run
+from tracking.shares import share_summary, share_tables, shown_run
+from tracking.table import statistic, write_statistic
 
 PICTURE_WIDTH = 900
+PIXELS_PER_POINT = 2  # sharp on dense screens
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One cell of the picture of the finding."""
+    """One cell of the picture."""
 
     title: str
-    subtitle: str
+    subtitle: Sequence[str]
     tables: ShareTables
 
 
-def finding_picture(
-    panels: Sequence[Sequence[Panel | None]], title: str, subtitle: Sequence[str]
-) -> alt.VConcatChart:
-    """The picture of the finding: rows of panels on one share axis, `PICTURE_WIDTH` pixels wide, with its own key."""
-    columns = max(len(row) for row in panels)
-    width = (PICTURE_WIDTH - 70) // columns - 48
-    present = [panel for row in panels for panel in row if panel is not None]
-    top = share_top([panel.tables for panel in present])
+def picture_png(groups: Mapping[Regime, Sequence[Group]]) -> bytes:
+    """The picture as PNG, made for a width of `PICTURE_WIDTH` pixels."""
+    chart = finding_picture(finding_panels(groups))
+    return bytes(vl_convert.vegalite_to_png(chart.to_dict(), scale=PIXELS_PER_POINT))
+
+
+def finding_panels(groups: Mapping[Regime, Sequence[Group]]) -> list[list[Panel]]:
+    """Rows of panels, without DARP and with it; columns are the first and the last regime of the first data set.
+
+    A panel shows one seed, the one with the median distance without DARP: a class that dies out in one seed may
+    thrive in another, so that a mean over seeds would hide what happens in each. Its text gives mean and deviation.
+    """
+    name = next(iter(groups)).dataset
+    regimes = [regime for regime in groups if regime.dataset == name]
+    regimes = list(dict.fromkeys((regimes[0], regimes[-1])))
+    rows = []
+    for darp in (False, True):
+        row = []
+        for regime in regimes:
+            group = next((group for group in groups[regime] if group.darp == darp), None)
+            if group is None:
+                continue
+            run = shown_run(group, groups[regime])
+            if (tables := share_tables(replace(group, runs=(run,)))).orig:
+                text = [share_summary(group), _accuracy(group, run)]
+                row.append(Panel(f"{regime.label}: {group.label}", text, tables))
+        rows.append(row)
+    return [row for row in rows if row]
+
+
+def finding_picture(panels: Sequence[Sequence[Panel]]) -> alt.VConcatChart:
+    """Rows of panels on one share axis, `PICTURE_WIDTH` pixels wide together, above a key of the colours."""
+    columns = max((len(row) for row in panels), default=1)
+    width = (PICTURE_WIDTH - 36) // columns - 62
+    top = share_top([panel.tables for row in panels for panel in row])
     rows = []
     for row in panels:
         drawn = []
         for panel in row:
-            if panel is not None:
-                heading = alt.TitleParams(
-                    panel.title,
-                    subtitle=panel.subtitle,
-                    anchor="start",
-                    fontSize=14,
-                    subtitleFontSize=12.5,
-                    offset=8,
-                )
-                drawn.append(
-                    shares_chart(panel.tables, top=top, width=width, height=150).properties(title=heading)
-                )
-        rows.append(alt.hconcat(*drawn, spacing=28))
-    names = ["pseudo_orig", "refined", "target", "true", "uniform"]
-    key = (
-        _chart([{"name": name} for name in names])
-        .mark_square(size=110, opacity=1)
-        .encode(
-            x=alt.X(
-                "name:N",
-                sort=None,
-                axis=alt.Axis(
-                    orient="bottom", domain=False, ticks=False, labelAngle=0, labelFontSize=12.5, title=None
-                ),
-            ),
-            color=alt.Color(
-                "name:N",
-                scale=alt.Scale(domain=names, range=[ORIG, REFINED, TARGET, TRUE, TARGET]),
-                legend=None,
-            ),
-        )
-        .properties(width=420, height=14)
-    )
-    heading = alt.TitleParams(
-        title, subtitle=list(subtitle), anchor="start", fontSize=18, subtitleFontSize=13, offset=14
-    )
-    return alt.vconcat(*rows, key, spacing=22, title=heading).configure(**picture_config())
+            title = alt.TitleParams(panel.title, subtitle=list(panel.subtitle), anchor="start", frame="group")
+            drawn.append(shares_chart(panel.tables, top=top, width=width, height=150).properties(title=title))
+        rows.append(alt.hconcat(*drawn, spacing=24))
+    return alt.vconcat(*rows, _key(), spacing=26).configure(**_config())
 
 
-def picture_config() -> dict[str, Any]:
-    """Vega-Lite configuration of the picture: the fonts and lines that the page's own script sets for its charts."""
-    font = "Helvetica, Arial, Liberation Sans, sans-serif"
-    axis = {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelColor": "#4a4f57",
-            "titleColor": "#4a4f57", "gridColor": "#e9eaec", "domainColor": "#c6c9ce", "tickColor": "#c6c9ce"}  # fmt: skip
-    title = {"color": "#15171a", "subtitleColor": "#4a4f57", "fontWeight": 600}
+def _key() -> alt.LayerChart:
+    """The colours and lines of the panels, each before its name; laid out by hand, as no legend spans a concat."""
+    kinds = (
+        ("pseudo_orig", ORIG, 9.0, 0), ("refined", REFINED, 9.0, 132), ("target", TARGET, 3.5, 238),
+        ("true", TRUE, 1.5, 334), ("uniform", TARGET, 1.0, 416),
+    )  # fmt: skip
+    layers: list[Any] = []
+    for name, colour, thickness, at in kinds:
+        source = alt.Chart(alt.InlineData(values=[{"name": name}]))
+        dash = [2, 3] if name == "uniform" else [1, 0]
+        line = source.mark_rule(color=colour, strokeWidth=thickness, strokeDash=dash)
+        layers.append(line.encode(x=alt.value(at), x2=alt.value(at + 20), y=alt.value(8)))
+        text = source.mark_text(align="left", baseline="middle", fontSize=13, color="#3a3f46")
+        layers.append(text.encode(x=alt.value(at + 27), y=alt.value(8), text="name:N"))
+    return alt.layer(*layers).properties(width=520, height=16)
+
+
+def _config() -> dict[str, Any]:
+    grey = "#4a4f57"
     return {
-        "font": font,
+        "font": "Helvetica, Arial, Liberation Sans, sans-serif",
         "background": "#ffffff",
-        "padding": 18,
-        "axis": axis,
-        "title": title,
+        "padding": 16,
         "view": {"stroke": None},
-    }
+        "axis": {
+            "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelColor": grey,
+            "titleColor": grey, "gridColor": "#e9eaec", "domainColor": "#b9bdc4", "tickColor": "#b9bdc4",
+        },
+        "title": {
+            "color": "#15171a", "subtitleColor": grey, "fontWeight": 600, "fontSize": 15, "subtitleFontSize": 13,
+            "subtitleLineHeight": 17, "offset": 8,
+        },
+    }  # fmt: skip
+
+
+def _accuracy(group: Group, shown: Run) -> str:
+    accuracy = write_statistic(statistic(run.last("test/acc") for run in group.runs), ".3f")
+    bars = (
+        f"{len(group.runs)} seeds, bars show seed {shown.seed}"
+        if len(group.runs) > 1
+        else f"seed {shown.seed}"
+    )
+    return f"test accuracy {accuracy} · {bars}"

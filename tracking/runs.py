@@ -31,7 +31,7 @@ METHOD_NAMES = {
 INCIDENTAL_FIELDS = frozenset(
     {
         "seed", "manualSeed", "manual_seed", "run_name", "name", "out", "data_dir", "gpu", "device",
-        "versions", "resume", "start_epoch", "config", "preset", "overwrite", "force", "trial",
+        "versions", "resume", "start_epoch", "config", "preset", "dry_run", "overwrite", "force", "trial",
         "tracker", "entity", "project", "group", "tags", "notes", "wandb_mode", "sweep", "quiet",
         "progress", "class_names", "labeled_counts", "labeled_counts_asked", "unlabeled_counts",
         "unlabeled_counts_asked", "warnings",
@@ -52,15 +52,16 @@ class Regime(NamedTuple):
 
     @property
     def label(self) -> str:
-        """In words: `1 label a class`, `up to 1500 labels a class, imbalance 100`."""
+        """In words: `1 label a class`, `up to 1500 labels a class (imbalance 100)`."""
         if self.num_max is None:
             return "unknown number of labels"
         balanced = self.imb_ratio_l in (None, 1.0)
         words = f"{self.num_max:g} {'label' if self.num_max == 1 else 'labels'} a class"
-        words = words if balanced else f"up to {words}, imbalance {self.imb_ratio_l:g}"
+        notes = [] if balanced else [f"imbalance {self.imb_ratio_l:g}"]
         if self.imb_ratio_u not in (None, self.imb_ratio_l):
-            words += f" (unlabeled {self.imb_ratio_u:g})"
-        return words
+            notes.append(f"unlabeled imbalance {self.imb_ratio_u:g}")
+        words = words if balanced else f"up to {words}"
+        return f"{words} ({', '.join(notes)})" if notes else words
 
 
 class Series(NamedTuple):

@@ -23,6 +23,13 @@ class Statistic:
     n: int
 
 
+FULL, MEAN, NO = (
+    "full",
+    "mean",
+    "no",
+)  # how a column stands in the terminal: with deviation, without, not at all
+
+
 @dataclass(frozen=True)
 class Column:
     """One figure: how to take it from a run (None: the run has none), how to write it, what it means."""
@@ -31,7 +38,7 @@ class Column:
     meaning: str
     take: Callable[[Run], float | None]
     form: str
-    in_terminal: bool = True
+    terminal: str = MEAN
 
 
 @dataclass(frozen=True)
@@ -67,24 +74,26 @@ def distance(run: Run, table: str) -> float | None:
 
 COLUMNS: tuple[Column, ...] = (
     Column(
-        "accuracy", "share of the test images classified correctly", lambda run: run.last("test/acc"), ".3f"
-    ),
-    Column("bACC", "mean recall over the classes of the test set", lambda run: run.last("test/bacc"), ".3f"),
-    Column("GM", "geometric mean of the recalls", lambda run: run.last("test/gm"), ".3f"),
-    Column("TV orig", "distance of pseudo_orig from the truth", lambda run: distance(run, "orig"), ".3f"),
-    Column("TV refined", "distance of refined from the truth", lambda run: distance(run, "refined"), ".3f"),
-    Column(
-        "max/min orig", "largest share over smallest", lambda run: run.last("pseudo/orig/imbalance"), ".3g"
+        "accuracy",
+        "share of the test images classified correctly",
+        lambda run: run.last("test/acc"),
+        ".3f",
+        FULL,
     ),
     Column(
-        "max/min refined",
-        "the same of refined",
-        lambda run: run.last("pseudo/refined/imbalance"),
-        ".3g",
-        False,
+        "bACC", "mean recall over the classes of the test set", lambda run: run.last("test/bacc"), ".3f", NO
     ),
-    Column("mask rate", "share over the threshold", lambda run: run.last("pseudo/mask_rate"), ".2f", False),
-    Column("coverage", "share of rows visited", lambda run: run.last("pseudo/coverage"), ".2f", False),
+    Column("GM", "geometric mean of the recalls", lambda run: run.last("test/gm"), ".3f", NO),
+    Column(
+        "TV orig", "distance of pseudo_orig from the truth", lambda run: distance(run, "orig"), ".3f", FULL
+    ),
+    Column("TV refined", "the same of refined", lambda run: distance(run, "refined"), ".3f"),
+    Column(
+        "max/min orig", "largest share over smallest", lambda run: run.last("pseudo/orig/imbalance"), ".1f"
+    ),
+    Column("max/min refined", "of refined", lambda run: run.last("pseudo/refined/imbalance"), ".1f", NO),
+    Column("mask rate", "share over the threshold", lambda run: run.last("pseudo/mask_rate"), ".2f", NO),
+    Column("coverage", "share of rows visited", lambda run: run.last("pseudo/coverage"), ".2f", NO),
     Column("data_time ms", "wait for a batch, mean per step", mean_data_time_ms, ".2f"),
     Column("duration", "all epochs together", duration_s, "duration"),
 )
@@ -114,9 +123,9 @@ def write_number(value: float, form: str) -> str:
         hours, minutes = divmod(minutes, 60)
         if hours:
             return f"{hours} h {minutes:02d} min"
-        return f"{minutes} min {seconds:02d} s" if minutes else f"{value:.3g} s"
-    if form.endswith("g") and value >= 1000:
-        return f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
+        return f"{minutes} min {seconds:02d} s" if minutes else f"{value:.1f} s"
+    if value >= 1000:
+        return f"{value:,.0f}" if value < 1e6 else "> 10⁶"
     return f"{value:{form}}"
 
 
@@ -133,21 +142,25 @@ def write_statistic(figure: Statistic | None, form: str) -> str:
 def terminal_table(rows: Sequence[FiguresRow]) -> Table:
     """The rows as a small rich table; names are shown as they are, never read as markup."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    table.add_column("regime", overflow="fold", max_width=26)
-    table.add_column("run", overflow="fold", max_width=26)
+    table.add_column("run", overflow="fold", max_width=44)
     table.add_column("n", justify="right")
-    shown = [place for place, column in enumerate(COLUMNS) if column.in_terminal]
-    for place in shown:
-        table.add_column(COLUMNS[place].heading, justify="right")
+    for column in COLUMNS:
+        if column.terminal != NO:
+            table.add_column(column.heading.replace(" ", "\n"), justify="right", no_wrap=True)
     previous = None
     for row in rows:
-        if previous not in (None, row.regime):
-            table.add_section()
-        figures = [write_statistic(row.figures[place], COLUMNS[place].form) for place in shown]
-        name = f"{row.run} ({row.epochs} epochs)" if row.unfinished else row.run
-        regime = "" if previous == row.regime else row.regime
-        table.add_row(Text(regime), Text(name), str(len(row.seeds)), *figures)
+        if previous != row.regime:
+            if previous is not None:
+                table.add_section()
+            table.add_row(Text(row.regime, style="bold"))
         previous = row.regime
+        figures = [
+            write_statistic(figure if column.terminal == FULL else _mean_alone(figure), column.form)
+            for figure, column in zip(row.figures, COLUMNS, strict=True)
+            if column.terminal != NO
+        ]
+        name = f"  {row.run} ({row.epochs} epochs)" if row.unfinished else f"  {row.run}"
+        table.add_row(Text(name), str(len(row.seeds)), *map(Text, figures))
     return table
 
 
@@ -161,6 +174,10 @@ def epochs_text(runs: Sequence[Run]) -> str:
             }
         )
     )
+
+
+def _mean_alone(figure: Statistic | None) -> Statistic | None:
+    return None if figure is None else Statistic(figure.mean, None, figure.n)
 
 
 def _row(regime: Regime, group: Group) -> FiguresRow:

@@ -33,7 +33,8 @@ def write_run(
     fields = {
         "semi_method": "fix", "dataset": "digits", "arch": "small", "ratio": 2.0, "num_max": num_max,
         "imb_ratio_l": imb_ratio, "imb_ratio_u": imb_ratio, "darp": darp, "alpha": 2.0, "warm": 1,
-        "tau": 0.95, "epochs": epochs, "val_iteration": 50, "batch_size": 64, "lr": 0.002, "seed": seed, "run_name": name,
+        "tau": 0.95,
+        "epochs": epochs, "val_iteration": 50, "batch_size": 64, "lr": 0.002, "seed": seed, "run_name": name,
         "class_names": class_names or [str(k) for k in range(num_classes)], "device": "cpu",
         "labeled_counts_asked": [num_max] * num_classes, "labeled_counts": [num_max] * num_classes,
         "unlabeled_counts_asked": [120] * num_classes, "unlabeled_counts": [120] * num_classes,

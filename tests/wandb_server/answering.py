@@ -6,11 +6,14 @@ import json
 from typing import Any
 
 from tests.wandb_server import graphql
-from tests.wandb_server.answering_artifacts import ArtifactAnswers
-from tests.wandb_server.answering_runs import Args, RunAnswers, View, connection, user_view
-from tests.wandb_server.answering_sweeps import SweepAnswers
+from tests.wandb_server.artifact_changes import ArtifactChanges
+from tests.wandb_server.artifact_views import ArtifactViews
 from tests.wandb_server.records import USER
+from tests.wandb_server.run_changes import RunChanges
+from tests.wandb_server.run_views import Args, RunViews, View, connection, user_view
+from tests.wandb_server.saved_views import SavedViews
 from tests.wandb_server.store import Store
+from tests.wandb_server.sweep_answers import SweepAnswers
 
 
 class Answering:
@@ -18,19 +21,20 @@ class Answering:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.runs = RunAnswers(store)
+        self.runs = RunViews(store)
+        self.artifacts = ArtifactViews(store, self.runs)
+        self.arrivals = ArtifactChanges(store, self.artifacts)
         self.sweeps = SweepAnswers(store, self.runs)
-        self.artifacts = ArtifactAnswers(store, self.runs)
-        self.runs.of_project += [self.sweeps.of_project, self.artifacts.of_project]
+        self.saved = SavedViews(store, self.runs)
+        self.runs.of_project += [part.of_project for part in (self.artifacts, self.sweeps, self.saved)]
         self.runs.of_run.append(self.artifacts.of_run)
         self._query = self._query_fields()
         self._mutation = {
-            **self.runs.fields(),
+            **RunChanges(store, self.runs).fields(),
+            **self.arrivals.fields(),
             **self.sweeps.fields(),
-            **self.artifacts.fields(),
+            **self.saved.fields(),
             "upsertModel": lambda args: self._upsert_project(args["input"]),
-            "createCustomChart": lambda args: self._create_chart(args["input"]),
-            "upsertView": lambda args: self._upsert_view(args["input"]),
         }
 
     def operation(self, text: str) -> str:
@@ -82,7 +86,7 @@ class Answering:
             "artifact": artifact,
             "artifactCollection": collection,
             "clientIDMapping": mapping,
-            "view": lambda args: self._view(args["id"]),
+            "view": lambda args: self.saved.view(args["id"]),
         }
 
     def _upsert_project(self, given: Args) -> View:
@@ -91,24 +95,6 @@ class Answering:
         self.store.project_number(entity, name)
         project = self.runs.project(entity, name)
         return {"project": project, "model": project, "inserted": inserted}
-
-    def _create_chart(self, given: Args) -> View:
-        self.store.charts.append(dict(given))
-        return {"chart": {"id": f"Chart:{len(self.store.charts)}"}}
-
-    def _upsert_view(self, given: Args) -> View:
-        view_id = given.get("id") or f"View:{self.store.serial()}"
-        inserted = view_id not in self.store.views
-        self.store.views.setdefault(view_id, {}).update(given)
-        return {"view": self._view(view_id), "inserted": inserted}
-
-    def _view(self, view_id: str) -> View | None:
-        stored = self.store.views.get(view_id)
-        if stored is None:
-            return None
-        entity, project = stored.get("entityName") or USER, stored.get("projectName") or ""
-        view = {"__typename": "View", "description": None, "user": user_view(), **stored, "id": view_id}
-        return view | {"project": self.runs.project(entity, project)}
 
     def storage(self, method: str, kind: str, place: list[str], body: bytes) -> tuple[int, bytes]:
         """Put or fetch the bytes behind an upload or download address."""
@@ -122,7 +108,7 @@ class Answering:
             return 200, b"" if method == "PUT" else run.files[name]
         name = "/".join(place[1:])
         if method == "PUT":
-            self.artifacts.receive(place[0], name, body)
+            self.arrivals.receive(place[0], name, body)
             return 200, b""
         artifact = self.store.artifact(place[0])
         if artifact is None or (name and name not in artifact.files):

@@ -125,10 +125,11 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Request:
-    """One request as it came in. `operation` is the GraphQL operation's name, else empty."""
+    """One request. `operation` is the GraphQL operation's name, else empty; `at_s` a monotonic clock."""
 
     method: str
     path: str
     operation: str
     variables: dict[str, Any]
     status: int
+    at_s: float

@@ -9,8 +9,9 @@ import os
 import socket
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -19,10 +20,10 @@ from urllib.parse import unquote, urlsplit
 
 from tests.wandb_server import filestream
 from tests.wandb_server.answering import Answering
-from tests.wandb_server.answering_sweeps import retire
 from tests.wandb_server.faults import Faults
 from tests.wandb_server.records import Artifact, Request, Run
 from tests.wandb_server.store import Store
+from tests.wandb_server.sweep_answers import retire
 from tests.wandb_server.trials import Sweep
 
 API_KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -33,6 +34,7 @@ class _Listener(ThreadingHTTPServer):
 
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 64
 
     def __init__(self, port: int, owner: WandbServer) -> None:
         self.owner = owner
@@ -40,7 +42,9 @@ class _Listener(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away, or that was cut off by `stop`, is no error of the server's."""
+        """A client that went away, or that `stop` cut off, is no mistake of this server's; the rest is."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            self.owner.store.errors.append(traceback.format_exc())
 
     def cut(self) -> None:
         self.shutdown()
@@ -177,6 +181,12 @@ class WandbServer:
             return list(self.store.artifacts)
 
     @property
+    def views(self) -> list[dict[str, Any]]:
+        """Saved workspaces (`type` "project-view") and reports ("runs"), as last sent; `spec` is JSON text."""
+        with self.store.lock:
+            return [dict(view, id=view_id) for view_id, view in self.store.views.items()]
+
+    @property
     def requests(self) -> list[Request]:
         """Every request so far, in the order of their answers."""
         with self.store.lock:
@@ -187,6 +197,21 @@ class WandbServer:
         """GraphQL fields that a client asked for and this server does not know ("Type.field")."""
         with self.store.lock:
             return set(self.store.missing)
+
+    @property
+    def errors(self) -> list[str]:
+        """Tracebacks of this server's own mistakes; a test that relies on an answer asserts that it is empty."""
+        with self.store.lock:
+            return list(self.store.errors)
+
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 30.0) -> bool:
+        """Poll until the condition holds; False if it did not in time."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
 
     def lose_agents(self, sweep: str) -> None:
         """Take a sweep's agents for dead, as the service does after minutes of silence.
@@ -213,7 +238,6 @@ class WandbServer:
             "WANDB_API_KEY": API_KEY,
             "WANDB_DIR": str(root),
             "WANDB_ERROR_REPORTING": "false",
-            "WANDB_DISABLE_GIT": "true",
             "NETRC": str(root / "netrc"),
         }
         for kind in ("CACHE", "CONFIG", "DATA", "ARTIFACT"):
@@ -225,8 +249,12 @@ class WandbServer:
         return environment
 
     def handle(self, method: str, target: str, body: bytes) -> tuple[int, bytes]:
-        """Answer one request: (status, content). An error of this server's own is a 500 with a traceback."""
+        """Answer one request: (status, content).
+
+        An error of this server's own is kept in `errors` and answered 400, which clients do not retry.
+        """
         path = urlsplit(target).path
+        began_s = time.monotonic()
         operation = ""
         variables: dict[str, Any] = {}
         status = self.faults.status(path)
@@ -239,10 +267,11 @@ class WandbServer:
             if status is None:
                 status, content = self._answer(method, path, body)
         except Exception:
-            status, content = 500, traceback.format_exc().encode()
-            sys.stderr.write(content.decode())
+            status, content = 400, b'{"errors": [{"message": "the stand-in server has a bug"}]}'
+            with self.store.lock:
+                self.store.errors.append(f"{operation or path}\n{traceback.format_exc()}")
         with self.store.lock:
-            self.store.requests.append(Request(method, path, operation, variables, status))
+            self.store.requests.append(Request(method, path, operation, variables, status, began_s))
         return status, content
 
     def _answer(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:

@@ -25,6 +25,7 @@ class Store:
         self.charts: list[dict[str, Any]] = []
         self.projects: dict[tuple[str, str], int] = {}
         self.requests: list[Request] = []
+        self.errors: list[str] = []
         self.missing: set[str] = set()
         self._serial = 0
 

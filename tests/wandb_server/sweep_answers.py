@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.wandb_server.answering_runs import Args, RunAnswers, View, connection
 from tests.wandb_server.records import USER, Agent, Run, now
+from tests.wandb_server.run_views import Args, RunViews, View, connection
 from tests.wandb_server.selecting import ordered
 from tests.wandb_server.store import Store
 from tests.wandb_server.trials import Sweep
@@ -22,7 +22,7 @@ def retire(store: Store, run: Run) -> None:
 class SweepAnswers:
     """Views of sweeps, and what `wandb sweep` and `wandb agent` send."""
 
-    def __init__(self, store: Store, runs: RunAnswers) -> None:
+    def __init__(self, store: Store, runs: RunViews) -> None:
         self.store = store
         self.runs = runs
 

@@ -1,4 +1,4 @@
-"""GraphQL fields about runs, projects and the user."""
+"""What the fields of runs, projects and the user answer."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ def user_view(args: Args | None = None) -> View:
         "email": f"{USER}@localhost",
         "flags": "{}",
         "admin": False,
+        "photoUrl": None,
         "deletedAt": None,
         "apiKeys": {"edges": []},
         "teams": {"edges": [{"node": {"__typename": "Entity", "name": USER}}]},
@@ -66,7 +67,8 @@ def _history(run: Run, args: Args) -> list[str]:
 def _sampled(run: Run, args: Args) -> list[list[dict[str, Any]]]:
     """For each spec the rows that hold all of its keys."""
     found = []
-    for text in args.get("specs", []):
+    specs = args.get("specs") or []
+    for text in [specs] if isinstance(specs, str) else specs:  # GraphQL takes one item for a list of one
         spec = json.loads(text)
         keys = spec.get("keys")
         low, high = spec.get("minStep", 0), spec.get("maxStep", math.inf)  # inclusive here, unlike `history`
@@ -96,8 +98,11 @@ def _wandb_config(run: Run, args: Args) -> str:
     return json.dumps({key: entry[key] for key in args.get("keys", []) if key in entry})
 
 
-class RunAnswers:
-    """Views of runs and projects, and the mutations on runs."""
+class RunViews:
+    """What a run, a project and an entity look like to a query.
+
+    `of_project` and `of_run` are added to by whoever knows more fields of them.
+    """
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -174,9 +179,9 @@ class RunAnswers:
     def _files(self, run: Run, args: Args) -> View:
         wanted, pattern = args.get("names") or [], (args.get("pattern") or "").strip("%")
         names = [name for name in run.files if (not wanted or name in wanted) and pattern in name]
-        return connection("File", names, lambda name: self._file(run, name), args)
+        return connection("File", names, lambda name: self.file(run, name), args)
 
-    def _file(self, run: Run, name: str) -> View:
+    def file(self, run: Run, name: str) -> View:
         url = f"{self.store.url}/storage/run/{run.entity}/{run.project}/{run.name}/{quote(name)}"
         return {
             "__typename": "File",
@@ -242,76 +247,4 @@ class RunAnswers:
             "xxhashDigestsEnabled": False,
             "organization": organization,
             "user": None,
-        }
-
-    def upsert_run(self, given: Args) -> View:
-        """Create a run, or change the fields that are given; a run that is upserted is running again."""
-        with self.store.lock:
-            run = self.store.run_by_id(given["id"]) if given.get("id") else None
-            inserted = False
-            if run is None:
-                entity, project = given.get("entityName") or USER, given.get("modelName") or "uncategorized"
-                name = given.get("name") or f"run{self.store.serial():05d}"
-                run = self.store.run(entity, project, name)
-                inserted = run is None
-                if run is None:
-                    run = Run(name, project, entity, display_name=given.get("displayName") or f"run-{name}")
-                    self.store.project_number(entity, project)
-                    self.store.run_table[entity, project, name] = run
-            if inserted or given.get("host") is not None:  # a process that starts, not a later change
-                run.state, run.exit_code, run.preempting = given.get("state") or "running", None, False
-            self._change(run, given)
-            return {"__typename": "UpsertBucketPayload", "bucket": self.run(run), "inserted": inserted}
-
-    def _change(self, run: Run, given: Args) -> None:
-        run.upserts += 1
-        run.heartbeat_at = now()
-        names = {"displayName": "display_name", "groupName": "group", "jobType": "job_type", "notes": "notes"}
-        for key, attribute in (names | {"tags": "tags", "sweep": "sweep"}).items():
-            if given.get(key) is not None:
-                setattr(run, attribute, given[key])
-        if given.get("config") is not None:
-            run.raw_config = json.loads(given["config"])
-        if given.get("summaryMetrics") is not None:
-            run.summary = json.loads(given["summaryMetrics"])
-        facts = ("host", "commit", "jobProgram", "jobRepo", "description")
-        run.facts.update({key: given[key] for key in facts if given.get(key) is not None})
-
-    def create_files(self, given: Args) -> View:
-        run = self.store.run(given["entityName"], given["projectName"], given["runName"])
-        if run is None:
-            return {"runID": None, "uploadHeaders": [], "files": []}
-        return {"runID": run.id, "uploadHeaders": [], "files": [self._file(run, n) for n in given["files"]]}
-
-    def alert(self, given: Args) -> View:
-        run = self.store.run(given["entityName"], given["projectName"], given["runName"])
-        if run is not None:
-            run.alerts.append({key: given.get(key) for key in ("title", "text", "severity", "waitDuration")})
-        return {"success": run is not None}
-
-    def set_state(self, given: Args) -> View:
-        run = self.store.run_by_id(given["id"])
-        if run is not None and "state" in given:
-            run.state = given["state"]
-        elif run is not None:
-            run.stop_requested = True
-        return {"success": run is not None}
-
-    def delete(self, given: Args) -> View:
-        with self.store.lock:
-            for key, run in list(self.store.run_table.items()):
-                if run.id == given["id"]:
-                    del self.store.run_table[key]
-        return {"clientMutationId": None}
-
-    def fields(self) -> dict[str, Any]:
-        """The fields of Mutation that this class answers."""
-        return {
-            "upsertBucket": lambda args: self.upsert_run(args["input"]),
-            "createRunFiles": lambda args: self.create_files(args["input"]),
-            "markRunFilesUploaded": lambda args: {"success": True},
-            "notifyScriptableRunAlert": lambda args: self.alert(args["input"]),
-            "updateRunState": lambda args: self.set_state(args["input"]),
-            "stopRun": lambda args: self.set_state(args["input"]),
-            "deleteRun": lambda args: self.delete(args["input"]),
         }

@@ -1,0 +1,251 @@
+"""The fused pass on a CPU: one read of the table gives column sums and curvature, and writes the result.
+
+A tile of rows is transposed into a small array whose inner axis is the row, so that every loop over rows is a
+vector loop; everything inside a tile is float64, whatever the table's type. `exp` and `log` are polynomials written
+here because the ones of the C library do not vectorise. Nothing is shared between calls: the caller gives each
+chunk of rows its own accumulators and may run chunks on several threads (the functions release the GIL).
+
+Importing this module imports Numba and loads the cached machine code; the solver does so on first use.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+TILE = 64  # rows; 64 x 10 float64 sit in the first-level cache
+WIDE_TILE = 16  # for many classes: 16 x 1000 float64 sit in the second-level cache
+BAND = 32  # classes transposed at a time, so that the lines written stay in the first-level cache
+BLOCK = 4  # classes per register block of the curvature; arrays are padded to it
+
+LOG2_E = 1.4426950408889634
+LN2_HIGH = 6.93147180369123816490e-01  # ln 2 in two parts, so that t - n ln 2 is exact
+LN2_LOW = 1.90821492927058770002e-10
+ROUND = 6755399441055744.0  # 1.5 * 2**52: adding it leaves the nearest integer in the low bits
+HALF_SQRT2_BITS = 0x3FE6A09E667F3BCD
+EXPONENT_MASK = -0x10000000000000  # the sign and exponent bits, as a signed integer
+TINY = 1e-280  # a row whose sum falls below is computed again around its own largest term
+
+RELAXED = {"contract", "reassoc", "nsz"}  # lets sums over a tile be vectorised; NaN keeps its meaning
+
+
+@intrinsic
+def _as_float(typing_context: Any, bits: Any) -> Any:
+    """The float64 that has these 64 bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.DoubleType())
+
+    return types.float64(types.int64), generate
+
+
+@intrinsic
+def _as_bits(typing_context: Any, value: Any) -> Any:
+    """The 64 bits of this float64."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.IntType(64))
+
+    return types.int64(types.float64), generate
+
+
+@njit(nogil=True, cache=True, fastmath={"contract"})
+def _exp(t: float) -> float:
+    """exp(t) for t <= 0, relative error below 1e-14; exp(-708) and below is exp(-708)."""
+    t = max(t, -708.0)
+    shifted = t * LOG2_E + ROUND
+    n = shifted - ROUND
+    r = (t - n * LN2_HIGH) - n * LN2_LOW
+    p = 1 / 39916800.0
+    p = p * r + 1 / 3628800.0
+    p = p * r + 1 / 362880.0
+    p = p * r + 1 / 40320.0
+    p = p * r + 1 / 5040.0
+    p = p * r + 1 / 720.0
+    p = p * r + 1 / 120.0
+    p = p * r + 1 / 24.0
+    p = p * r + 1 / 6.0
+    p = p * r + 0.5
+    p = p * r + 1.0
+    p = p * r + 1.0
+    return p * _as_float((_as_bits(shifted) + 1023) << 52)
+
+
+@njit(nogil=True, cache=True, fastmath={"contract"})
+def _log(a: float) -> float:
+    """log(a) for normal a > 0, relative error below 1e-14; finite for a = 0, so that a log a is 0 there."""
+    bits = _as_bits(a)
+    offset = bits - HALF_SQRT2_BITS
+    exponent = offset >> 52
+    mantissa = _as_float(bits - (offset & EXPONENT_MASK)) - 1.0
+    s = mantissa / (2.0 + mantissa)
+    q = s * s
+    p = 2 / 19.0
+    p = p * q + 2 / 17.0
+    p = p * q + 2 / 15.0
+    p = p * q + 2 / 13.0
+    p = p * q + 2 / 11.0
+    p = p * q + 2 / 9.0
+    p = p * q + 2 / 7.0
+    p = p * q + 2 / 5.0
+    p = p * q + 2 / 3.0
+    p = p * q + 2.0
+    return p * s + exponent * LN2_HIGH + exponent * LN2_LOW
+
+
+@njit(nogil=True, cache=True, fastmath=RELAXED)
+def _tile_entropy(s: Any, num_classes: int, n: int, h: Any, total: Any, lowest: Any) -> bool:
+    """Entropy of each row of the tile into `h`; False where a row is not a distribution (NaN, negative, sum)."""
+    tile = h.size
+    for r in range(tile):
+        total[r] = 0.0
+        lowest[r] = 0.0
+        h[r] = 0.0
+    for k in range(num_classes):
+        for r in range(tile):
+            a = s[k, r]
+            lowest[r] = a if a < lowest[r] else lowest[r]
+            total[r] += a
+            h[r] -= a * _log(a)
+    fine = True
+    for r in range(n):
+        fine = fine and lowest[r] >= 0.0 and abs(total[r] - 1.0) <= 1e-3
+        h[r] = max(h[r] / total[r] + math.log(total[r]), 0.0)
+    return fine
+
+
+@njit(nogil=True, cache=True)
+def _row_again(a: Any, h: float, duals: Any, active: Any, s: Any, r: int) -> None:
+    """One row of the tile in logarithms, for rows whose terms all underflow; a row that cannot move stays."""
+    num_classes = a.size
+    top = -math.inf
+    for k in range(num_classes):
+        if active[k] and a[k] > 0:
+            top = max(top, math.log(a[k]) - h * duals[k])
+    total = 0.0
+    for k in range(num_classes):
+        if top == -math.inf:
+            x = float(a[k])
+        elif active[k] and a[k] > 0:
+            x = math.exp(math.log(a[k]) - h * duals[k] - top)
+        else:
+            x = 0.0
+        s[k, r] = x
+        total += x
+    for k in range(num_classes):
+        s[k, r] /= total
+
+
+@njit(nogil=True, cache=True, fastmath=RELAXED)
+def _tile_coupling(s: Any, h: Any, y: Any, coupling: Any) -> None:
+    """coupling += (h * s) s^T on the lower triangle, in register blocks of 2 x 4 classes."""
+    padded, tile = s.shape
+    for j in range(0, padded, 2):
+        for r in range(tile):
+            y[0, r] = s[j, r] * h[r]
+            y[1, r] = s[j + 1, r] * h[r]
+        for k in range(0, j + 1, BLOCK):
+            c00 = c01 = c02 = c03 = c10 = c11 = c12 = c13 = 0.0
+            for r in range(tile):
+                y0, y1 = y[0, r], y[1, r]
+                x0, x1, x2, x3 = s[k, r], s[k + 1, r], s[k + 2, r], s[k + 3, r]
+                c00 += y0 * x0
+                c01 += y0 * x1
+                c02 += y0 * x2
+                c03 += y0 * x3
+                c10 += y1 * x0
+                c11 += y1 * x1
+                c12 += y1 * x2
+                c13 += y1 * x3
+            coupling[j, k] += c00
+            coupling[j, k + 1] += c01
+            coupling[j, k + 2] += c02
+            coupling[j, k + 3] += c03
+            coupling[j + 1, k] += c10
+            coupling[j + 1, k + 1] += c11
+            coupling[j + 1, k + 2] += c12
+            coupling[j + 1, k + 3] += c13
+
+
+@njit(nogil=True, cache=True, fastmath=RELAXED)
+def chunk_pass(
+    probs: Any,
+    entropy: Any,
+    fresh: bool,
+    duals: Any,
+    active: Any,
+    tile: int,
+    sums: Any,
+    couple: bool,
+    coupling: Any,
+    write: bool,
+    refined: Any,
+) -> bool:
+    """One pass over a chunk of rows.
+
+    probs [n, K]; entropy [n], filled when `fresh`; duals [K] >= 0, active [K] 1.0 or 0.0; sums [K] += column sums;
+    coupling [P, P] (P is K padded to a multiple of BLOCK) += the lower triangle of X^T diag(h) X when `couple`;
+    refined [n, K] is written when `write`, and the sums are then those of the rounded values.
+    Returns False when a row of `probs` is not a distribution (looked at only when `fresh`).
+    """
+    rows, num_classes = probs.shape
+    padded = -(-num_classes // BLOCK) * BLOCK
+    s = np.zeros((padded, tile))
+    rounded = np.empty((num_classes, tile), probs.dtype)
+    y = np.empty((2, tile))
+    h, z = np.empty(tile), np.empty(tile)
+    fine = True
+    for first in range(0, rows, tile):
+        n = min(tile, rows - first)
+        if n < tile:
+            s[:, n:] = 0.0
+            h[n:] = 0.0
+        for left in range(0, num_classes, BAND):
+            for r in range(n):
+                for k in range(left, min(left + BAND, num_classes)):
+                    s[k, r] = probs[first + r, k]
+        if fresh:
+            fine = _tile_entropy(s, num_classes, n, h, z, y[0]) and fine
+            for r in range(n):
+                entropy[first + r] = h[r]
+        for r in range(n):
+            h[r] = entropy[first + r]
+        for r in range(tile):
+            z[r] = 0.0
+        for k in range(num_classes):
+            minus, weight = -duals[k], active[k]
+            for r in range(tile):
+                e = weight * s[k, r] * _exp(h[r] * minus)
+                s[k, r] = e
+                z[r] += e
+        for r in range(n):
+            if z[r] < TINY:
+                _row_again(probs[first + r], h[r], duals, active, s, r)
+                z[r] = 1.0
+        for r in range(n):
+            z[r] = 1.0 / z[r]
+        for k in range(num_classes):
+            total = 0.0
+            if write:
+                for r in range(tile):
+                    rounded[k, r] = s[k, r] * z[r]
+                    total += rounded[k, r]
+            else:
+                for r in range(tile):
+                    x = s[k, r] * z[r]
+                    s[k, r] = x
+                    total += x
+            sums[k] += total
+        if couple:
+            _tile_coupling(s, h, y, coupling)
+        if write:
+            for left in range(0, num_classes, BAND):
+                for r in range(n):
+                    for k in range(left, min(left + BAND, num_classes)):
+                        refined[first + r, k] = rounded[k, r]
+    return fine

@@ -1,0 +1,117 @@
+"""Runs a sweep's trials as `wandb agent` would, without a server; `check` dry-runs them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Queue
+from types import FrameType
+from typing import Any
+
+import yaml
+
+from sweeps.definition import Sweep, SweepError, command_of, trial_id, trials
+from tracking.metrics import is_known
+
+INTERRUPTED = 128 + signal.SIGINT
+
+
+def trial_environment(sweep: Sweep, trial: Mapping[str, Any], params_file: Path) -> dict[str, str]:
+    """What W&B reads of a trial: its id, its group, and its parameters, which it locks. Offline unless told.
+
+    WANDB_RUN_GROUP ties the runs of a sweep together, since a server knows no sweep that was not made there.
+    """
+    params_file.write_text(yaml.safe_dump({name: {"value": value} for name, value in trial.items()}))
+    environment = dict(os.environ)
+    environment.setdefault("WANDB_MODE", "offline")
+    environment.setdefault("WANDB_RUN_GROUP", sweep.name)
+    environment["WANDB_RUN_ID"] = trial_id(sweep, trial)
+    environment["WANDB_SWEEP_PARAM_PATH"] = str(params_file)
+    return environment
+
+
+def run(sweep: Sweep, *, jobs: int, count: int | None, gpus: Sequence[str], dry_run: bool) -> int:
+    """Run the trials, `jobs` at a time; returns 0 when all ended well, else 1.
+
+    With `gpus`, each job sees one of them (CUDA_VISIBLE_DEVICES). On a CPU, jobs share the cores evenly.
+    Ctrl-C or SIGTERM goes to the running trials, which keep their last checkpoint.
+    """
+    cells = list(trials(sweep, count))
+    commands = [command_of(sweep, trial, sys.executable) for trial in cells]
+    if dry_run:
+        for command in commands:
+            print(shlex.join(command))
+        return 0
+    jobs = max(1, min(jobs, len(cells)))
+    free_gpus: Queue[str] = Queue()
+    for i in range(jobs):
+        free_gpus.put(gpus[i % len(gpus)] if gpus else "")
+    running: set[subprocess.Popen[bytes]] = set()
+    stopping = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+        for process in list(running):
+            process.send_signal(signal.SIGTERM)
+
+    def one(number: int) -> int:
+        if stopping:
+            return INTERRUPTED
+        gpu, start = free_gpus.get(), time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            environment = trial_environment(sweep, cells[number], Path(folder) / "params.yaml")
+            if gpu:
+                environment["CUDA_VISIBLE_DEVICES"] = gpu
+            if jobs > 1:
+                environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+            print(f"[{number + 1}/{len(cells)}] {shlex.join(commands[number])}", flush=True)
+            process = subprocess.Popen(commands[number], env=environment)
+            running.add(process)
+            code = process.wait()
+            running.discard(process)
+        free_gpus.put(gpu)
+        outcome = "done" if code == 0 else f"failed with exit code {code}"
+        print(f"[{number + 1}/{len(cells)}] {outcome} after {time.monotonic() - start:.0f} s", flush=True)
+        return code
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with ThreadPoolExecutor(jobs) as pool:
+            codes = list(pool.map(one, range(len(cells))))
+    finally:
+        for signal_number, handler in previous.items():
+            signal.signal(signal_number, handler)
+    failed = [i + 1 for i, code in enumerate(codes) if code != 0]
+    if failed:
+        print(f"{len(failed)} of {len(cells)} trials did not end well: {', '.join(map(str, failed))}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def check(sweep: Sweep) -> int:
+    """Dry-run every trial; returns 0 when all could run. Prints a line for each that could not.
+
+    Raises SweepError when the metric is not one that a run logs.
+    """
+    name = sweep.metric.get("name", "")
+    if not is_known(name):
+        raise SweepError(f"{sweep.path}: metric.name {name}: no run logs it; python3 train.py --dry-run lists the keys")
+    bad = 0
+    cells = list(trials(sweep, None if sweep.method == "grid" else min(sweep.run_cap or 8, 8)))
+    for trial in cells:
+        command = [*command_of(sweep, trial, sys.executable), "--dry-run"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            bad += 1
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            print(f"{shlex.join(command)}\n  {last}")
+    print(f"{sweep.path}: {len(cells) - bad} of {len(cells)} trials can run")
+    return 1 if bad else 0

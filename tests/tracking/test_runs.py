@@ -1,0 +1,127 @@
+import json
+import math
+
+import pytest
+
+from tests.tracking.synthetic_runs import write_finding, write_run
+from tracking.runs import find_runs, group_runs, printable, read_run
+
+
+def append(folder, text):
+    with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def test_the_last_line_of_an_epoch_counts(tmp_path):
+    folder = write_run(tmp_path, "run", epochs=4)
+    append(folder, json.dumps({"epoch": 2, "test/acc": 0.123}) + "\n")
+
+    run = read_run(folder)
+
+    assert [row["epoch"] for row in run.rows] == [0, 1, 2, 3]
+    assert run.rows[2] == {"epoch": 2.0, "test/acc": 0.123}
+
+
+def test_a_torn_last_line_is_ignored(tmp_path):
+    folder = write_run(tmp_path, "run", epochs=4, epochs_done=2)
+    append(folder, '{"epoch": 2, "test/acc": 0.')
+
+    run = read_run(folder)
+
+    assert run.epochs_done == 2
+    assert not run.finished
+
+
+def test_a_run_is_finished_when_its_last_epoch_is_there(tmp_path):
+    assert read_run(write_run(tmp_path, "whole", epochs=3)).finished
+    assert not read_run(write_run(tmp_path, "part", epochs=3, epochs_done=2)).finished
+
+
+def test_a_broken_run_is_named_in_one_line_and_hides_no_other(tmp_path):
+    write_run(tmp_path, "good")
+    (write_run(tmp_path, "bad yaml") / "config.yaml").write_text("a: [1\nb: }")
+    (write_run(tmp_path, "list") / "config.yaml").write_text("- 1")
+    (write_run(tmp_path, "no rows") / "metrics.jsonl").write_text('{"epoch"')
+    (write_run(tmp_path, "no metrics") / "metrics.jsonl").unlink()
+    (write_run(tmp_path, "no config") / "config.yaml").unlink()
+
+    runs, problems = find_runs([tmp_path])
+
+    assert [run.name for run in runs] == ["good"]
+    assert len(problems) == 5
+    for name in ("bad yaml", "list", "no rows", "no metrics", "no config"):
+        assert sum(name in problem for problem in problems) == 1
+    assert all(problem.isprintable() for problem in problems)
+
+
+def test_overlapping_folders_give_each_run_once_and_wandb_folders_none(tmp_path):
+    write_run(tmp_path / "runs", "one")
+    write_run(tmp_path / "wandb", "files")
+
+    runs, problems = find_runs([tmp_path, tmp_path / "runs", tmp_path / "runs" / "one"])
+
+    assert [run.name for run in runs] == ["one"]
+    assert problems == []
+
+
+def test_numbers_that_are_none_are_left_out_and_infinity_stays_out_of_series(tmp_path):
+    folder = write_run(tmp_path, "run", epochs=4, epochs_done=1)
+    append(folder, '{"epoch": 1, "test/acc": NaN, "pseudo/orig/0": NaN, "pseudo/orig/1": 0.5}\n')
+    append(folder, '{"epoch": 2, "test/acc": "high", "pseudo/orig/0": 0.5, "pseudo/orig/1": 1e999}\n')
+    append(folder, json.dumps({"epoch": 3, "test/acc": 10**400, "pseudo/orig/0": 0.4, "pseudo/orig/1": 0.6}))
+
+    run = read_run(folder)
+
+    assert run.series("test/acc").epochs == [0]
+    assert run.last("test/acc") == math.inf
+    assert run.shares("orig", 1) == [None, 0.5]
+    assert run.shares("orig", 2) == [0.5, None]
+    assert run.shares("true") is None
+
+
+def test_runs_that_differ_by_the_seed_alone_form_one_group(tmp_path):
+    groups = group_runs(find_runs([write_finding(tmp_path, seeds=3)])[0])
+
+    assert [regime.label for regime in groups] == ["60 labels a class", "1 label a class"]  # many before few
+    for members in groups.values():
+        assert [group.label for group in members] == ["FixMatch", "FixMatch + DARP"]
+        assert [[run.seed for run in group.runs] for group in members] == [["0", "1", "2"]] * 2
+        assert members[0].counterpart_key() == members[1].counterpart_key()
+
+
+def test_configurations_of_one_regime_are_told_apart_by_the_fields_that_differ(tmp_path):
+    for alpha in (1.0, 2.0):
+        write_run(tmp_path, f"alpha {alpha}", darp=True, alpha=alpha)
+    write_run(tmp_path, "mix", semi_method="mix")
+
+    (members,) = group_runs(find_runs([tmp_path])[0]).values()
+
+    assert [group.label for group in members] == [
+        "MixMatch",
+        "FixMatch + DARP, alpha 1.0",
+        "FixMatch + DARP, alpha 2.0",
+    ]
+
+
+def test_a_regime_names_its_imbalance(tmp_path):
+    write_run(tmp_path, "tail", num_max=1500, imb_ratio=100.0)
+    write_run(tmp_path, "uneven", num_max=10, imb_ratio=100.0, imb_ratio_u=1.0)
+
+    labels = [regime.label for regime in group_runs(find_runs([tmp_path])[0])]
+
+    assert labels == [
+        "up to 1500 labels a class (imbalance 100)",
+        "up to 10 labels a class (imbalance 100, unlabeled imbalance 1)",
+    ]
+
+
+def test_class_names_are_unique_and_complete(tmp_path):
+    folder = write_run(tmp_path, "run", num_classes=4, class_names=["cat", "cat", "dog"])
+
+    assert read_run(folder).class_names == ["cat (0)", "cat (1)", "dog", "3"]
+
+
+@pytest.mark.parametrize("text", ["\x1b[31mred", "two\nlines", "bell\x07"])
+def test_printable_leaves_nothing_that_a_terminal_acts_on(text):
+    assert printable(text).isprintable()
+    assert len(printable("x" * 9999)) == 200
