@@ -47,9 +47,8 @@ def long_tail_counts(
 ) -> list[int]:
     """Images per class of a long-tailed set: int(n_max * gamma ** (-k / (K - 1))) for class k.
 
-    The rounding down is done in whole numbers: in floating point a count that should be exact, such as
-    1000 * 1000 ** (-1 / 3) = 100, may come out one short. gamma is taken as the decimal number it is written
-    as.
+    The rounding down is done in whole numbers: in floating point a count that should be exact may come out
+    one short, such as 512 * 512 ** (-5 / 9) = 16. gamma is taken as the decimal number it is written as.
 
     step: the first half of the classes (K // 2) holds n_max each, every other one int(n_max / gamma).
     reversed_order: the first class is the smallest.

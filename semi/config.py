@@ -48,7 +48,8 @@ class Config:
     imb_ratio_u_reversed: bool = flag(False, "the largest labeled class is the smallest unlabeled one")
     step: bool = flag(False, "two class sizes, the first half of the classes full, instead of a long tail")
     shuffle_split: str = flag(
-        "", "shuffle each class before splitting: a number to seed it with, or the word seed for --seed; empty: file order"
+        "",
+        "shuffle each class before splitting: a number to seed it with, or the word seed for --seed; empty: file order",
     )
 
     # DARP
@@ -100,7 +101,13 @@ class Config:
     @property
     def split_seed(self) -> int | None:
         """What seeds the shuffle before the split; None for file order."""
-        return self.seed if self.shuffle_split == "seed" else int(self.shuffle_split) if self.shuffle_split else None
+        return (
+            self.seed
+            if self.shuffle_split == "seed"
+            else int(self.shuffle_split)
+            if self.shuffle_split
+            else None
+        )
 
     @property
     def unlabeled_weight(self) -> float:
@@ -117,7 +124,9 @@ class WandbOptions:
     wandb_entity: str = flag("", "W&B user or team; default: WANDB_ENTITY, else the account's own")
     wandb_group: str = flag("", "W&B group; default: the regime (data set, ratio, num_max, imbalance)")
     wandb_tags: str = flag("", "tags, separated by commas, beside data set, method and refinement")
-    wandb_machine_info: bool = flag(True, "false keeps host, paths, hardware, git and console output on this machine")
+    wandb_machine_info: bool = flag(
+        True, "false keeps host, paths, hardware, git and console output on this machine"
+    )
 
     def __post_init__(self) -> None:
         _require_choices(self)
@@ -154,7 +163,9 @@ def _validate(config: Config) -> None:
             f"--start-epoch {config.start_epoch}: epochs 0 to {config.epochs - 1} are to be trained; use one of them"
         )
     if config.shuffle_split not in ("", "seed") and not config.shuffle_split.isdecimal():
-        raise ConfigError(f"--shuffle_split {config.shuffle_split}: use a whole number, or seed for the value of --seed")
+        raise ConfigError(
+            f"--shuffle_split {config.shuffle_split}: use a whole number, or seed for the value of --seed"
+        )
     if config.gpu not in ("", "cpu") and not config.gpu.isdecimal():
         raise ConfigError(f"--gpu {config.gpu}: use the number of one GPU, or cpu")
     if "/" in config.run_name or config.run_name in (".", ".."):

@@ -15,7 +15,14 @@ import yaml
 
 REQUIRED = ("program", "method", "metric", "parameters", "command")
 METHODS = ("grid", "random", "bayes")
-MACROS = ("${env}", "${interpreter}", "${program}", "${args}", "${args_no_boolean_flags}", "${args_no_hyphens}")
+MACROS = (
+    "${env}",
+    "${interpreter}",
+    "${program}",
+    "${args}",
+    "${args_no_boolean_flags}",
+    "${args_no_hyphens}",
+)
 
 
 class SweepError(ValueError):
@@ -55,11 +62,15 @@ def read_sweep(path: str | Path) -> Sweep:
             raise SweepError(f"{path}: the key {key} is missing")
     if content["method"] not in METHODS:
         raise SweepError(f"{path}: method {content['method']}: use one of {', '.join(METHODS)}")
-    if not isinstance(content["command"], list) or not all(isinstance(part, str) for part in content["command"]):
+    if not isinstance(content["command"], list) or not all(
+        isinstance(part, str) for part in content["command"]
+    ):
         raise SweepError(f"{path}: command: use a list, one item for each word")
     for part in content["command"]:
         if "${" in part and part not in MACROS:
-            raise SweepError(f"{path}: command: {part}: a macro must be a whole item, one of {' '.join(MACROS)}")
+            raise SweepError(
+                f"{path}: command: {part}: a macro must be a whole item, one of {' '.join(MACROS)}"
+            )
     for name, spec in content["parameters"].items():
         if not isinstance(spec, dict):
             raise SweepError(f"{path}: parameters.{name}: use values: [...] or value: ...")
@@ -83,12 +94,16 @@ def trials(sweep: Sweep, cap: int | None = None) -> Iterator[dict[str, Any]]:
     """
     cap = cap or sweep.run_cap
     if sweep.method == "grid":
-        values = [spec["values"] if "values" in spec else [spec["value"]] for spec in sweep.parameters.values()]
+        values = [
+            spec["values"] if "values" in spec else [spec["value"]] for spec in sweep.parameters.values()
+        ]
         cells = (dict(zip(sweep.parameters, cell, strict=True)) for cell in itertools.product(*values))
         yield from itertools.islice(cells, cap)
         return
     if not cap:
-        raise SweepError(f"{sweep.path}: a {sweep.method} sweep has no end; give run_cap in the file or --count")
+        raise SweepError(
+            f"{sweep.path}: a {sweep.method} sweep has no end; give run_cap in the file or --count"
+        )
     generator = random.Random(0)
     for _ in range(cap):
         yield {name: _draw(sweep.path, name, spec, generator) for name, spec in sweep.parameters.items()}
@@ -101,7 +116,9 @@ def _draw(path: Path, name: str, spec: Mapping[str, Any], generator: random.Rand
         return generator.choice(spec["values"])
     low, high = spec.get("min"), spec.get("max")
     if low is None or high is None:
-        raise SweepError(f"{path}: parameters.{name}: only value, values, and min with max are drawn without a server")
+        raise SweepError(
+            f"{path}: parameters.{name}: only value, values, and min with max are drawn without a server"
+        )
     if spec.get("distribution") == "log_uniform_values":
         return low * (high / low) ** generator.random()
     if isinstance(low, int) and isinstance(high, int):

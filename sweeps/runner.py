@@ -92,7 +92,10 @@ def run(sweep: Sweep, *, jobs: int, count: int | None, gpus: Sequence[str], dry_
             signal.signal(signal_number, handler)
     failed = [i + 1 for i, code in enumerate(codes) if code != 0]
     if failed:
-        print(f"{len(failed)} of {len(cells)} trials did not end well: {', '.join(map(str, failed))}", file=sys.stderr)
+        print(
+            f"{len(failed)} of {len(cells)} trials did not end well: {', '.join(map(str, failed))}",
+            file=sys.stderr,
+        )
     return 1 if failed else 0
 
 
@@ -103,7 +106,9 @@ def check(sweep: Sweep) -> int:
     """
     name = sweep.metric.get("name", "")
     if not is_known(name):
-        raise SweepError(f"{sweep.path}: metric.name {name}: no run logs it; python3 train.py --dry-run lists the keys")
+        raise SweepError(
+            f"{sweep.path}: metric.name {name}: no run logs it; python3 train.py --dry-run lists the keys"
+        )
     bad = 0
     cells = list(trials(sweep, None if sweep.method == "grid" else min(sweep.run_cap or 8, 8)))
     for trial in cells:

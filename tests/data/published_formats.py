@@ -14,14 +14,13 @@ from torchvision.datasets import CIFAR10, STL10
 
 from data.idx import FILES
 
-
 PurePythonPickler: Any = pickle._Pickler  # its table of types can be changed, unlike the one written in C
 
 
 class Python2Pickler(PurePythonPickler):
     """Writes strings and bytes as Python 2 wrote its one kind of string, which CIFAR's files are full of."""
 
-    dispatch = dict(PurePythonPickler.dispatch)
+    dispatch = dict(PurePythonPickler.dispatch)  # noqa: RUF012
 
     def save_string(self, text):
         raw = text.encode("latin1") if isinstance(text, str) else text

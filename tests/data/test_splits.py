@@ -29,7 +29,12 @@ def test_counts_of_the_paper_for_1500_and_gamma_100():
 @pytest.mark.parametrize(
     ("n_max", "gamma", "num_classes", "expected"),
     [
-        (1000, 1000, 4, [1000, 100, 10, 1]),  # in floats: 1000 * 1000 ** (-1 / 3) = 99.99999999999997
+        (
+            512,
+            512,
+            10,
+            [512, 256, 128, 64, 32, 16, 8, 4, 2, 1],
+        ),  # 512 * 512 ** (-5 / 9) is 15.999999999999998
         (8, 8.0, 4, [8, 4, 2, 1]),
         (100, 1.1, 2, [100, 90]),
         (110, 1.1, 2, [110, 100]),  # 1.1 as written, not the double nearest to it

@@ -17,7 +17,14 @@ def config(text: str) -> Config:
 def test_the_command_of_the_notes_is_read_as_written():
     c = config(NOTES)
     assert (c.gpu, c.darp, c.alpha, c.warm, c.semi_method, c.dataset) == ("3", True, 2.0, 5, "fix", "cifar10")
-    assert (c.ratio, c.num_max, c.imb_ratio_l, c.imb_ratio_u, c.epochs, c.val_iteration) == (500, 10, 1, 1, 500, 500)
+    assert (c.ratio, c.num_max, c.imb_ratio_l, c.imb_ratio_u, c.epochs, c.val_iteration) == (
+        500,
+        10,
+        1,
+        1,
+        500,
+        500,
+    )
 
 
 def test_defaults_are_those_of_the_original():
@@ -44,7 +51,13 @@ def test_both_spellings_of_a_flag_are_accepted(flag):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("--darp", True), ("--darp=True", True), ("--darp true", True), ("--darp=False", False), ("--darp 0", False)],
+    [
+        ("--darp", True),
+        ("--darp=True", True),
+        ("--darp true", True),
+        ("--darp=False", False),
+        ("--darp 0", False),
+    ],
 )
 def test_booleans_in_every_spelling_of_an_agent(text, expected):
     assert config(text).darp is expected

@@ -172,5 +172,5 @@ def test_the_picture_holds_its_panels_and_is_as_wide_as_a_readme():
 
     svg = vl_convert.vegalite_to_svg(spec)
     width = float(svg.split('width="')[1].split('"')[0])
-    assert svg.count("1 label a class: FixMatch") == 3
+    assert svg.count("1 label a class: FixMatch</text>") == 3
     assert 850 <= width <= 940

@@ -47,7 +47,7 @@ def specs_of(page):
 
 @pytest.fixture(scope="module")
 def finding_page(tmp_path_factory):
-    return page_of(write_finding(tmp_path_factory.mktemp("finding")))
+    return page_of(write_finding(tmp_path_factory.mktemp("finding"), epochs=4, seeds=2))
 
 
 def test_the_page_asks_for_nothing_from_a_network(finding_page):
@@ -80,13 +80,7 @@ def test_scripts_are_the_ones_that_the_policy_names(finding_page):
 
 def test_hostile_names_stay_names(tmp_path):
     write_run(
-        tmp_path,
-        "run",
-        run_name=HOSTILE,
-        dataset=HOSTILE,
-        semi_method=HOSTILE,
-        class_names=[HOSTILE] * 10,
-        seed=HOSTILE,
+        tmp_path, "run", run_name=HOSTILE, dataset=HOSTILE, semi_method=HOSTILE, class_names=[HOSTILE] * 10
     )
     runs, _ = find_runs([tmp_path])
 
@@ -95,7 +89,7 @@ def test_hostile_names_stay_names(tmp_path):
 
     assert elements.count("img") == 0
     assert elements.count("script") == 4
-    assert "<img" not in page
+    assert "<img" not in page.replace(elements.scripts[2], "")  # the libraries know the word
     assert page.count("</script>") == 4
     assert HOSTILE in json.dumps(specs_of(page))  # and it arrives whole in the chart
 
@@ -135,16 +129,20 @@ def test_regimes_stand_side_by_side_in_every_section(finding_page):
 def test_odd_runs_do_not_break_the_page(tmp_path):
     write_run(tmp_path, "one epoch", epochs=1)
     write_run(tmp_path, "unfinished", epochs=9, epochs_done=3, dataset="unfinished")
-    write_run(tmp_path, "no truth", with_truth=False, darp=True, dataset="no truth")
-    write_run(tmp_path, "hundred", num_classes=100, darp=True, dataset="hundred")
+    write_run(tmp_path, "no truth", with_truth=False, epochs=3, darp=True, dataset="no truth")
+    write_run(tmp_path, "hundred", num_classes=100, epochs=3, darp=True, dataset="hundred")
     bare = write_run(tmp_path, "bare", dataset="bare")
     (bare / "metrics.jsonl").write_text('{"epoch": 0}\n')
     broken = write_run(tmp_path, "nan", dataset="nan")
     text = (broken / "metrics.jsonl").read_text()
     (broken / "metrics.jsonl").write_text(re.sub(r"0\.1\d+", "NaN", re.sub(r"0\.09\d+", "-Infinity", text)))
 
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "metrics.jsonl").write_text("{")
+
     page = page_of(tmp_path)
 
+    assert "torn: left out: no config.yaml" in page
     assert "3 of 9" in page
     assert "unfinished</span>" in page
     assert "TV to the target" in json.dumps(specs_of(page))

@@ -6,7 +6,7 @@ from tests.tracking.synthetic_runs import write_finding
 
 @pytest.fixture(scope="module")
 def finding(tmp_path_factory):
-    return write_finding(tmp_path_factory.mktemp("finding"))
+    return write_finding(tmp_path_factory.mktemp("finding"), epochs=3, seeds=1)
 
 
 def test_the_command_writes_page_and_picture_and_prints_the_table(finding, tmp_path, capsys):

@@ -16,7 +16,7 @@ def test_the_sentences_say_what_the_figures_say(finding):
     groups = group_runs(find_runs([finding])[0])
     (sentences,) = findings(groups)
     few = list(groups.values())[1]
-    orig, with_darp = (fmean(run.last("pseudo/orig/tv_true") for run in group.runs) for group in few)
+    orig, with_darp = (fmean(run.rows[-1]["pseudo/orig/tv_true"] for run in group.runs) for group in few)
 
     assert f"{orig:.2f} with 1 label a class (total variation)" in sentences
     assert f"brings it down to {with_darp:.2f}" in sentences

@@ -1,4 +1,5 @@
 import io
+from statistics import fmean, stdev
 
 import pytest
 from rich.console import Console
@@ -9,6 +10,7 @@ from tracking.runs import Run, Series, find_runs, group_runs, read_run
 from tracking.sections import METRIC_BLOCKS
 from tracking.table import (
     COLUMNS,
+    Statistic,
     final_figures,
     statistic,
     terminal_table,
@@ -25,20 +27,12 @@ def finding(tmp_path_factory):
 def test_the_table_gives_mean_deviation_and_n(finding):
     rows = final_figures(group_runs(find_runs([finding])[0]))
 
-    accuracies = [read_run(finding / f"fix-1-plain-{seed}").last("test/acc") for seed in range(3)]
+    accuracies = [read_run(finding / f"fix-1-plain-{seed}").rows[-1]["test/acc"] for seed in range(3)]
     row = rows[2]
-    assert (row.regime, row.run, row.darp, row.seeds) == (
-        "digits, 1 label a class",
-        "FixMatch",
-        False,
-        ("0", "1", "2"),
-    )
-    assert row.figures[0] == statistic(accuracies)
-    assert row.figures[0].n == 3
-    assert (
-        write_statistic(row.figures[0], ".3f")
-        == f"{row.figures[0].mean:.3f} ± {row.figures[0].deviation:.3f}"
-    )
+    assert (row.regime, row.run, row.darp) == ("digits, 1 label a class", "FixMatch", False)
+    assert row.seeds == ("0", "1", "2")
+    assert row.figures[0] == Statistic(fmean(accuracies), stdev(accuracies), 3)
+    assert write_statistic(row.figures[0], ".3f") == f"{fmean(accuracies):.3f} ± {stdev(accuracies):.3f}"
 
 
 def test_figures_are_written_as_a_reader_would():

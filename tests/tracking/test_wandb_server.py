@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.wandb_server import WandbServer, graphql
+from tests.wandb_server import Sweep, WandbServer, graphql
 from tests.wandb_server.faults import Faults
+from tests.wandb_server.trials import draws
 
 # The SDK takes whole seconds only: a fraction counts as unset, which means 2 s and more.
 QUICK_RETRIES = {
@@ -235,6 +236,36 @@ def test_a_preempted_trial_is_put_back_and_continues_its_run(server: WandbServer
     assert [row["start"] for row in server.runs[trial.run].history] == [0, 1]
 
 
+def test_a_stopped_trial_is_not_put_back() -> None:
+    sweep = Sweep("s", "lab", "p", "{method: grid, parameters: {ratio: {values: [2, 50]}}}")
+    (command,) = sweep.commands_for("agent", set())
+    trial = command["run_id"]
+    assert sweep.commands_for("agent", {trial}) == []
+    sweep.stop(trial)
+    assert sweep.commands_for("agent", {trial}) == [{"type": "stop", "run_id": trial}]
+    sweep.close(trial, failed=True, preempted=True)
+    (following,) = sweep.commands_for("agent", set())
+    assert (following["type"], following["args"]) == ("run", {"ratio": {"value": 50}})
+
+
+def test_random_draws_respect_their_ranges_and_repeat() -> None:
+    config = {
+        "method": "random",
+        "parameters": {
+            "lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-1},
+            "depth": {"distribution": "int_uniform", "min": 2, "max": 4},
+            "alpha": {"distribution": "q_uniform", "min": 0.0, "max": 1.0, "q": 0.25},
+            "deep": {"parameters": {"k": {"values": ["a", "b"]}}},
+        },
+    }
+    first, again = (list(itertools.islice(draws(config, "seed"), 200)) for _ in range(2))
+    assert first == again
+    assert all(1e-4 <= row["lr"] <= 1e-1 for row in first)
+    assert {row["depth"] for row in first} == {2, 3, 4}
+    assert {row["alpha"] for row in first} == {0.0, 0.25, 0.5, 0.75, 1.0}
+    assert {row["deep"]["k"] for row in first} == {"a", "b"}
+
+
 LOGS_TWENTY_EPOCHS = """
     import pathlib, wandb
     run = wandb.init(entity="lab", project="p", id="run1", config={"lr": 0.1})
@@ -311,7 +342,9 @@ def test_failures_are_spread_by_count_and_limited() -> None:
 def test_an_answer_follows_aliases_fragments_and_directives() -> None:
     text = """#graphql
         query Q($name: String = "default", $more: Boolean!) {
-            first: thing(name: $name, list: [1, {a: "x"}]) { ...F ... on Other { hidden } kept @include(if: $more) }
+            first: thing(name: $name, list: [1, {a: "x"}]) {
+                ...F ... on Other { hidden } kept @include(if: $more)
+            }
         }
         fragment F on Thing { name inner { a } inner { b } dropped @skip(if: true) }
     """

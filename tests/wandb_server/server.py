@@ -182,7 +182,7 @@ class WandbServer:
 
     @property
     def views(self) -> list[dict[str, Any]]:
-        """Saved workspaces (`type` "project-view") and reports ("runs"), as last sent; `spec` is JSON text."""
+        """Saved workspaces (`type` "project-view") and reports ("runs"); `spec` is JSON text."""
         with self.store.lock:
             return [dict(view, id=view_id) for view_id, view in self.store.views.items()]
 
@@ -200,7 +200,7 @@ class WandbServer:
 
     @property
     def errors(self) -> list[str]:
-        """Tracebacks of this server's own mistakes; a test that relies on an answer asserts that it is empty."""
+        """Tracebacks of this server's own mistakes: a test fixture asserts that there are none."""
         with self.store.lock:
             return list(self.store.errors)
 

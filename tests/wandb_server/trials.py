@@ -142,15 +142,19 @@ class Sweep:
         return min(size, cap) if cap else size
 
     def stop(self, run: str) -> None:
-        """Have the next heartbeat of the trial's agent end it, as early termination does."""
+        """Have the next heartbeat of the trial's agent end it (SIGTERM), as early termination does."""
         self._stops.add(run)
 
     def close(self, run: str, *, failed: bool, preempted: bool) -> None:
-        """A trial ended. One that was preempted and failed goes back in the queue, once."""
+        """A trial ended. One that was preempted and failed goes back in the queue.
+
+        One that `stop` ended does not, even if its process took the SIGTERM for a preemption: this server's
+        choice, since the service's is not documented.
+        """
         trial = self.trials.get(run)
         if trial is None or trial.state != "running":
             return
-        if failed and preempted:
+        if failed and preempted and run not in self._stops:
             trial.state = "queued"
             self._requeued.append(run)
         else:

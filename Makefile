@@ -1,0 +1,48 @@
+# make help lists what there is. Everything runs in .venv, which `make setup` makes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo report test test-fast lint bench picture clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## .venv with everything that is needed (about 6 GB, two minutes)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 to 3.13 is needed, this is " + sys.version.split()[0]) if not (3, 10) <= sys.version_info[:2] <= (3, 13) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup ## train the two regimes with and without DARP (2 minutes on 2 cores), write report.html
+	$(BIN)/python -m sweeps run sweeps/demo.yaml
+	$(BIN)/python report.py runs/demo --out report.html
+	@echo "Open a run in the terminal:  $(BIN)/wandb leet RUN_FOLDER/wandb/latest-run"
+	@echo "Send the runs to a server:   $(BIN)/wandb login, then for each run  $(BIN)/wandb sync RUN_FOLDER/wandb/offline-run-*"
+	@for run in runs/demo/*/wandb/offline-run-*; do echo "  $$run"; done
+
+test: setup ## all tests
+	$(BIN)/python -m pytest
+
+test-fast: setup ## the tests that take less than about 5 seconds each
+	$(BIN)/python -m pytest -m 'not slow'
+
+lint: setup ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
+	$(BIN)/lint-imports
+
+bench: setup ## every speed that the README quotes
+	$(BIN)/python -m benchmarks.solver
+	$(BIN)/python -m benchmarks.data_time
+
+picture: setup ## docs/finding.png from the runs of make demo
+	$(BIN)/python report.py runs/demo --out report.html --png docs/finding.png
+
+clean: ## remove caches (not runs, not .venv)
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

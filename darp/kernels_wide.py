@@ -1,0 +1,78 @@
+"""The fused pass for many classes, row by row, and the product with the curvature that conjugate gradients need.
+
+With a thousand classes the K x K curvature costs a hundred times what the exponentials cost, so it is never formed.
+A pass leaves Y = diag(sqrt(h)) X in the output table, which is scratch until the result is written, and
+X^T diag(h) X v = Y^T (Y v) reads it once a product. The entropies are computed again in each pass for want of a
+place to keep them; that is cheap beside the products.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from darp.kernels_numba import RELAXED, TINY, _exp, _log, _row_again
+
+FLUSH = 64  # rows summed in the table's own type before they join the float64 sums
+NEGLIGIBLE = 1e-30  # smaller entries of Y are zero: they carry no curvature, and denormal numbers are slow
+
+
+@njit(nogil=True, cache=True, fastmath=RELAXED)
+def chunk_rows(probs: Any, duals: Any, active: Any, sums: Any, degree: Any, write: bool, out: Any) -> bool:
+    """One pass over a chunk of rows with the class as the inner axis.
+
+    probs, out [n, K]; duals [K] >= 0; active [K] 1.0 or 0.0; sums [K] += column sums of X; degree [K] += X^T h.
+    `out` becomes X when `write` (and the sums are those of the rounded values), else Y.
+    Returns False when a row of `probs` is not a distribution.
+    """
+    rows, num_classes = probs.shape
+    e = np.empty((num_classes, 1))
+    fine = True
+    for i in range(rows):
+        total = entropy = negative = z = 0.0
+        for k in range(num_classes):
+            a = float(probs[i, k])
+            total += a
+            entropy -= a * _log(a)
+            negative += 1.0 if a < 0.0 else 0.0
+        fine = fine and abs(total - 1.0) <= 1e-3 and negative == 0.0
+        h = max(entropy / total + math.log(total), 0.0) if total > 0 else 0.0
+        for k in range(num_classes):
+            term = active[k] * probs[i, k] * _exp(-h * duals[k])
+            e[k, 0] = term
+            z += term
+        if z < TINY:
+            _row_again(probs[i], h, duals, active, e, 0)
+            z = 1.0
+        inverse, root = 1.0 / z, math.sqrt(h)
+        if write:
+            for k in range(num_classes):
+                out[i, k] = e[k, 0] * inverse
+                sums[k] += out[i, k]
+        else:
+            for k in range(num_classes):
+                x = e[k, 0] * inverse
+                sums[k] += x
+                degree[k] += h * x
+                y = root * x
+                out[i, k] = y if y > NEGLIGIBLE else 0.0
+    return fine
+
+
+@njit(nogil=True, cache=True, fastmath=RELAXED)
+def chunk_product(scaled: Any, vector: Any, partial: Any, product: Any) -> None:
+    """product [K] += Y^T (Y v) for a chunk Y [n, K]; vector and partial [K] have the table's type."""
+    rows, num_classes = scaled.shape
+    for first in range(0, rows, FLUSH):
+        partial[:] = 0
+        for i in range(first, min(first + FLUSH, rows)):
+            dot = partial[0] * 0
+            for k in range(num_classes):
+                dot += scaled[i, k] * vector[k]
+            for k in range(num_classes):
+                partial[k] += dot * scaled[i, k]
+        for k in range(num_classes):
+            product[k] += partial[k]

@@ -1,0 +1,198 @@
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from semi.config import Config, ConfigError
+from semi.methods import METHODS
+from semi.run_folder import default_run_name, run_folder
+from tests.semi.runs import TINY, Interrupting, Interruption, rows, train
+from tracking.metrics import is_known
+
+ROOT = Path(__file__).parents[2]
+
+
+def config(tmp_path, **changes) -> Config:
+    return Config(**(TINY | {"out": str(tmp_path)} | changes))
+
+
+def test_the_same_configuration_twice_gives_the_same_rows_but_for_the_times(tmp_path):
+    first = train(config(tmp_path / "a", darp=True))
+    second = train(config(tmp_path / "b", darp=True))
+    assert len(first) == 3
+    assert first == second
+
+
+def test_another_seed_gives_other_rows(tmp_path):
+    assert train(config(tmp_path, seed=0)) != train(config(tmp_path, seed=1))
+
+
+@pytest.mark.parametrize("darp", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, method, darp):
+    c = config(tmp_path / "whole", semi_method=method, darp=darp, align=True)
+    whole = train(c)
+    cut = dataclasses.replace(c, out=str(tmp_path / "cut"), resume="auto")
+    with pytest.raises(Interruption):
+        train(cut, Interrupting(after=1))  # the row of epoch 1 is written, its checkpoint is not
+    assert [row["epoch"] for row in rows(run_folder(cut))] == [0, 1]
+    torch.manual_seed(99)  # what else happened in between must not matter
+    assert train(cut) == whole
+
+
+def test_every_key_of_a_row_is_in_the_table(tmp_path):
+    row = train(config(tmp_path, semi_method="remix", darp=True, epochs=2))[-1]
+    unknown = [key for key in row if not is_known(key)]
+    assert unknown == []
+    assert not is_known("pseudo/orig/x")
+    assert not is_known("test/accuracy")
+
+
+def test_refinement_begins_after_warm_and_meets_its_target(tmp_path):
+    first, second, third = train(config(tmp_path, darp=True, warm=1))
+    assert [row["darp/solves"] for row in (first, second, third)] == [0, 0, 2]
+    assert second["pseudo/refined/tv_target"] == second["pseudo/orig/tv_target"] > 0.01
+    assert third["pseudo/refined/tv_target"] < 1e-6 < third["pseudo/orig/tv_target"]
+    assert third["darp/residual"] <= 1e-6
+    assert third["darp/unconverged"] == 0
+
+
+def test_the_published_scheme_can_be_selected(tmp_path):
+    exact = train(config(tmp_path, darp=True))[-1]
+    published = train(config(tmp_path, darp=True, solver="reference"))[-1]
+    assert published["darp/residual"] > exact["darp/residual"]
+
+
+def test_the_tracker_hears_of_a_failure(tmp_path):
+    tracker = Interrupting(after=0)
+    with pytest.raises(Interruption):
+        train(config(tmp_path), tracker)
+    assert tracker.exit_code == 1
+
+
+def test_config_yaml_holds_the_resolved_configuration_and_the_counts(tmp_path):
+    c = config(tmp_path, ratio=500.0)
+    train(c)
+    saved = yaml.safe_load((run_folder(c) / "config.yaml").read_text())
+    assert saved["num_max"] == 3
+    assert saved["labeled_counts"] == [3] * 10
+    assert saved["unlabeled_counts_asked"] == [1503] * 10
+    assert sum(saved["unlabeled_counts"]) < 1797
+    assert len(saved["class_names"]) == 10
+
+
+def test_a_run_that_is_there_is_not_touched_unless_told(tmp_path):
+    c = config(tmp_path, epochs=1)
+    before = train(c)
+    with pytest.raises(ConfigError, match=r"already holds a run; go on with --resume auto"):
+        train(c)
+    train(dataclasses.replace(c, overwrite=True))
+    kept = run_folder(c).with_name(run_folder(c).name + ".old-1")
+    assert rows(kept) == before
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path):
+    c = config(tmp_path, epochs=1, resume="auto")
+    before = train(c)
+    assert train(c) == before
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
+    c = config(tmp_path, epochs=1)
+    train(c)
+    other = dataclasses.replace(c, lr=0.1, resume=str(run_folder(c) / "checkpoint.pt"))
+    with pytest.raises(ConfigError, match=r"--lr 0.1: the checkpoint was trained with 0.002"):
+        train(other)
+
+
+def test_configurations_that_differ_have_folders_that_differ(tmp_path):
+    base = config(tmp_path)
+    changes = {"ratio": 3.0, "num_max": 4, "imb_ratio_l": 2.0, "imb_ratio_u": 2.0, "darp": True, "alpha": 3.0, "warm": 7,
+               "seed": 1, "dataset": "fashion_mnist", "semi_method": "mix", "lr": 0.1, "tau": 0.5, "epochs": 9}  # fmt: skip
+    names = [default_run_name(dataclasses.replace(base, **{k: v})) for k, v in changes.items()]
+    names += [default_run_name(base), default_run_name(base, "trial1")]
+    assert len(set(names)) == len(names)
+    assert default_run_name(dataclasses.replace(base, out="x", gpu="3", data_dir="y")) == default_run_name(
+        base
+    )
+
+
+def command(script: str, tmp_path, *flags: str) -> list[str]:
+    given = [f"--{k}={v}" for k, v in (TINY | {"out": tmp_path}).items()]
+    return [sys.executable, str(ROOT / script), *given, *flags]
+
+
+def environment() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | {
+        "WANDB_ERROR_REPORTING": "false"
+    }
+
+
+def test_a_missing_gpu_is_said_and_the_run_goes_on(tmp_path):
+    if torch.cuda.device_count() > 3:
+        pytest.skip("this machine has a GPU 3")
+    done = subprocess.run(
+        command("train.py", tmp_path, "--gpu=3", "--epochs=1"),
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--gpu 3: " in done.stderr
+    assert "instead" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--taux=1"], "train.py: unknown flag --taux. Did you mean --tau?"),
+        (["--dataset=cifar10", "--data-dir=NOWHERE"], "cifar-10-python.tar.gz"),
+        (["--resume=NOWHERE/checkpoint.pt"], "no such file; use a run's checkpoint.pt"),
+        (["--imb_ratio_l=100"], "imb_ratio_l"),
+    ],
+)
+def test_a_users_mistake_ends_with_one_line_exit_code_2_and_nothing_written(tmp_path, flags, message):
+    flags = [flag.replace("NOWHERE", str(tmp_path / "nowhere")) for flag in flags]
+    done = subprocess.run(
+        command("train.py", tmp_path / "out", *flags), capture_output=True, text=True, env=environment()
+    )
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_says_what_would_run_and_writes_nothing(tmp_path):
+    done = subprocess.run(
+        command("train.py", tmp_path / "out", "--dry-run"), capture_output=True, text=True, env=environment()
+    )
+    said = yaml.safe_load(done.stdout)
+    assert said["config"]["labeled_counts"] == [3] * 10
+    assert "data_time" in said["row"]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_request_to_stop_keeps_the_last_checkpoint_and_the_run_can_go_on(tmp_path):
+    flags = ["--epochs=3", "--val_iteration=25", "--resume=auto", "--run_name=r"]
+    process = subprocess.Popen(
+        command("train.py", tmp_path, *flags), stderr=subprocess.DEVNULL, env=environment()
+    )
+    metrics = tmp_path / "r" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "r" / "checkpoint.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert len(metrics.read_text().splitlines()) < 3
+    subprocess.run(
+        command("train.py", tmp_path, *flags), check=True, stderr=subprocess.DEVNULL, env=environment()
+    )
+    assert [row["epoch"] for row in rows(tmp_path / "r")] == [0, 1, 2]
