@@ -3,12 +3,14 @@
     python -m benchmarks.data_time [--quick]
 
 A step asks for 64 labeled images (one weak view) and 64 unlabeled ones (a weak and two strong views), as
-FixMatch does. The usual way is a torch DataLoader over single images with Pillow transforms, whose labeled
-iterator is made anew whenever it is exhausted. With fewer labeled images than a batch that is at every step,
-and with worker processes each new iterator starts them again. Digits, one run, all ways measured in turn; the
-median of the steps is given beside the mean, because the mean is what an epoch costs.
+FixMatch does. The usual way is a torch DataLoader over single images with torchvision's Pillow transforms, whose
+labeled iterator is made anew whenever it is exhausted. With fewer labeled images than a batch that is at every
+step, and each time the worker processes are started again; the labeled batch is then only as large as the
+labeled set, so that the usual way also does less work there.
 
-60 labels a class against 1 are the project's two regimes on this data set.
+Digits with 60 labels a class and with 1, the project's two regimes on this data set, and the same 700 unlabeled
+images in both. All ways run one after the other in one process. The mean is what an epoch costs; the median and
+the maximum show where it comes from.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Generator
 from functools import partial
 
@@ -101,7 +104,6 @@ def measure(dataset: Dataset, labels_a_class: int, steps: int, limit_s: float) -
         imb_ratio_u=1,
         include_labeled=False,
     )
-    # The same unlabeled images in both regimes, so that only the number of labels differs.
     rest = torch.arange(len(dataset.train_labels))[-700:]
     images_x, labels_x = dataset.train_images[split.index_x], dataset.train_labels[split.index_x]
     images_u = dataset.train_images[rest]
@@ -134,9 +136,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Seconds per step spent on loading images.")
     parser.add_argument("--quick", action="store_true", help="fewer steps: under 30 s, rougher figures")
     quick = parser.parse_args().quick
+    warnings.filterwarnings(
+        "ignore", message="This DataLoader will create"
+    )  # more workers than cores, on purpose
     steps, limit_s = (25, 4.0) if quick else (200, 30.0)
     dataset = load_dataset("digits", "dataset")
-    few = {}
+    few: dict[str, float] = {}
     print(f"batch {BATCH} + {BATCH}, views 1 weak + (1 weak, 2 strong), {torch.get_num_threads()} threads")
     print(f"{'way of loading':<24}{'labels':>8}{'steps':>8}{'mean ms':>10}{'median ms':>11}{'max ms':>9}")
     many: dict[str, float] = {}

@@ -68,7 +68,7 @@ def shares_chart(
         "share:Q",
         scale=alt.Scale(domain=[0, top], clamp=True),
         title="share",
-        axis=alt.Axis(format="~g", tickCount=4),
+        axis=alt.Axis(tickCount=4),
     )
     bars, dots = _bars_and_dots(tables)
     if many:
@@ -119,11 +119,8 @@ def heatmap(
         for k, label in enumerate(class_names)
     ]
     columns = [epochs[e] for e in kept]
-    spread = max(columns, default=0) / 10
-    step = next((step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500) if step >= spread), 1000)
-    ticks = [epoch for epoch in columns if epoch % step == 0] or columns[-1:]
     scale = alt.Scale(type="sqrt", scheme="viridis", domain=[0, top], clamp=True)
-    legend = alt.Legend(title=None, type="gradient", gradientLength=110, format="~g", tickCount=3)
+    legend = alt.Legend(title=None, type="gradient", gradientLength=110, tickCount=3)
     return (
         _chart(rows)
         .transform_flatten(["epoch", "share"])
@@ -132,7 +129,7 @@ def heatmap(
             x=alt.X(
                 "epoch:O",
                 scale=alt.Scale(domain=columns),
-                axis=alt.Axis(values=ticks, labelAngle=0, title="epoch"),
+                axis=alt.Axis(values=epoch_ticks(columns), labelAngle=0, title="epoch"),
             ),
             y=_class_axis(alt.Y, class_names),
             color=alt.Color("share:Q", scale=scale, legend=legend),
@@ -168,11 +165,12 @@ def lines_chart(
     )
     colours, dashes = [line.colour for line in lines], [list(line.dash) for line in lines]
     scale = alt.Scale(zero=True) if top is None else alt.Scale(domain=[0, top], clamp=True)
-    axis = alt.Axis(format=".0e" if log else "~g", tickCount=4)
+    axis = alt.Axis(format=".0e", tickCount=4) if log else alt.Axis(tickCount=4)
+    ticks = epoch_ticks(sorted({epoch for row in thick for epoch in row["epoch"]}))
     encoding: dict[str, Any] = {
         "x": alt.X(
             "epoch:Q",
-            axis=alt.Axis(format="d", tickMinStep=1, grid=False),
+            axis=alt.Axis(values=ticks, format="d", grid=False),
             scale=alt.Scale(nice=False),
             title="epoch",
         ),
@@ -225,6 +223,13 @@ def thinned(count: int, most: int) -> list[int]:
     step = max(1, math.ceil(count / most))
     kept = list(range(0, count, step))
     return kept if not kept or kept[-1] == count - 1 else [*kept, count - 1]
+
+
+def epoch_ticks(epochs: Sequence[int]) -> list[int]:
+    """About ten of the epochs to name on an axis: round numbers, or the last where none is round."""
+    spread = (epochs[-1] - epochs[0]) / 10 if epochs else 0
+    step = next((step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500) if step >= spread), 1000)
+    return [epoch for epoch in epochs if epoch % step == 0] or list(epochs[-1:])
 
 
 def _bars_and_dots(tables: ShareTables) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -41,7 +41,7 @@ METRIC_BLOCKS: tuple[tuple[str, str, tuple[tuple[str, str, float], ...]], ...] =
     ),
     (
         "Solver health",
-        "Of the solves with DARP on.",
+        "Of each epoch's solves: worst residual, mean iterations, seconds together.",
         (
             ("darp/residual", "residual", 1),
             ("darp/iterations", "iterations", 1),

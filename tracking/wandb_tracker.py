@@ -6,18 +6,22 @@ sent stays in the run's folder, and the message names the `wandb sync` command t
 
 from __future__ import annotations
 
+import netrc
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
+from urllib.parse import urlsplit
 
+import numpy as np
 import wandb
 from wandb.sdk.lib import runid
 
 from tracking.base import Row
 
-MODES = ("auto", "online", "offline", "disabled")
+Mode = Literal["online", "offline", "disabled"]
+MODES = ("auto", *get_args(Mode))
 INIT_TIMEOUT_S = 15
 FINISH_TIMEOUT_S = 60
 FLUSH_S = 1.0  # a killed run loses at most about this much; the SDK's own interval is 15 s
@@ -77,7 +81,7 @@ class WandbTracker:
         self._run.define_metric("*", step_metric="epoch")
         say(self._where())
 
-    def _init(self, config: Mapping[str, Any], mode: str) -> wandb.Run:
+    def _init(self, config: Mapping[str, Any], mode: Mode) -> wandb.Run:
         directory = os.environ.get("WANDB_DIR") or str(self.folder)
         Path(directory).mkdir(parents=True, exist_ok=True)
         environment_tags = [t for t in os.environ.get("WANDB_TAGS", "").split(",") if t]
@@ -110,6 +114,8 @@ class WandbTracker:
                 "x_disable_meta": True,
                 "x_disable_stats": True,
                 "x_disable_machine_info": True,
+                "x_save_requirements": False,
+                "program": Path(sys.argv[0]).name,
                 "disable_git": True,
                 "disable_code": True,
                 "console": "off",
@@ -148,7 +154,7 @@ class WandbTracker:
         return "W&B: disabled" if self.mode == "disabled" else f"W&B: online at {self._run.url}"
 
 
-def resolve_mode(mode: str) -> str:
+def resolve_mode(mode: str) -> Mode:
     """`auto` becomes online where a key is stored, else offline: there is never a prompt."""
     if mode == "dryrun":  # an old name that W&B still takes
         return "offline"
@@ -156,14 +162,26 @@ def resolve_mode(mode: str) -> str:
         say(f"WANDB_MODE {mode}: not one of {', '.join(MODES)}; logging offline")
         return "offline"
     if mode != "auto":
-        return mode
-    return "online" if wandb.api.api_key else "offline"
+        return cast(Mode, mode)
+    return "online" if has_account() else "offline"
+
+
+def has_account() -> bool:
+    """Whether W&B credentials are at hand: in the environment, or stored by `wandb login`. Asks no server."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    stored = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
+    host = urlsplit(wandb.Settings().base_url).hostname or ""
+    try:
+        return netrc.netrc(stored).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
 
 
 def encode(value: Any) -> Any:
     """A list of class counts becomes a histogram whose bins are the classes; W&B re-bins nothing."""
     if isinstance(value, list):
-        return wandb.Histogram(np_histogram=(value, [k - 0.5 for k in range(len(value) + 1)]))
+        return wandb.Histogram(np_histogram=(np.array(value), np.arange(len(value) + 1) - 0.5))
     return value
 
 

@@ -219,3 +219,16 @@ def test_labels_that_do_not_match_the_images_are_refused():
             device="cpu",
             seed=0,
         )
+
+
+def test_a_step_leaves_the_number_of_threads_as_it_was():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        make().next()
+        assert torch.get_num_threads() == 3
+        with pytest.raises(ValueError, match="magnitude"):
+            make(magnitude=31).next()
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

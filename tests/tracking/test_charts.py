@@ -10,6 +10,7 @@ from tracking.charts import (
     TRUE,
     Line,
     ShareTables,
+    epoch_ticks,
     heatmap,
     lines_chart,
     mean_over_seeds,
@@ -112,6 +113,20 @@ def test_thinning_keeps_first_and_last(count):
     assert kept == sorted(set(kept))
     assert kept[:1] == [0][:count]
     assert kept[-1:] == [count - 1][:count]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "ticks"),
+    [
+        (range(3), [0, 1, 2]),
+        (range(0, 200, 2), list(range(0, 200, 20))),
+        ([7], [7]),
+        ([], []),
+        (range(500), list(range(0, 500, 50))),
+    ],
+)
+def test_an_axis_names_whole_epochs_each_once(epochs, ticks):
+    assert epoch_ticks(epochs) == ticks
 
 
 def test_the_mean_over_seeds_uses_the_seeds_that_reached_the_epoch():

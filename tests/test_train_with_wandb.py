@@ -1,0 +1,165 @@
+"""train_with_wandb.py as a user starts it, against a stand-in backend that the real SDK talks to."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from semi.config import WandbOptions
+from semi.entry import train as entry
+from tests.semi.runs import TINY, rows
+from tests.wandb_server import API_KEY, WandbServer
+from tracking.wandb_tracker import encode
+
+ROOT = Path(__file__).parents[1]
+QUICK_RETRIES = {
+    f"WANDB_X_{what}_RETRY_WAIT_{bound}_SECONDS": "1"
+    for what in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
+    for bound in ("MIN", "MAX")
+}
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def server() -> Iterator[WandbServer]:
+    with WandbServer() as running:
+        yield running
+        assert running.errors == []
+        assert running.unanswered == set()
+
+
+def command(out: Path, *flags: str) -> list[str]:
+    given = TINY | {"out": out, "darp": True, "run_name": "r", "epochs": 2}
+    return [sys.executable, str(ROOT / "train_with_wandb.py"), *(f"--{k}={v}" for k, v in given.items()), *flags]
+
+
+def train(environment: dict[str, str], out: Path, *flags: str, code: int = 0) -> str:
+    done = subprocess.run(
+        command(out, *flags),
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=out.parent,
+    )
+    assert done.returncode == code, done.stderr
+    return done.stderr
+
+
+def without_account(home: Path) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    return kept | {"HOME": str(home), "NETRC": str(home / "none"), "WANDB_ERROR_REPORTING": "false"}
+
+
+def everything_below(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def test_every_row_arrives_whole_with_the_epoch_as_its_step(server: WandbServer, tmp_path: Path) -> None:
+    train(server.env(tmp_path), tmp_path / "out")
+    (run,) = server.runs.values()
+    local = rows(tmp_path / "out" / "r")
+    assert [row["epoch"] for row in run.history] == [0, 1]
+    for sent, kept in zip(run.history, local, strict=True):
+        for key, value in kept.items():
+            if isinstance(value, list):
+                assert sent[key]["values"] == pytest.approx(value)
+                assert sent[key]["bins"] == [k - 0.5 for k in range(11)]
+            else:
+                assert sent[key] == pytest.approx(value), key
+        for key in ("data_time", "time/step", "time/log", "darp/seconds", "throughput/images_per_s"):
+            assert key in sent
+    assert (run.state, run.exit_code, run.display_name) == ("finished", 0, "r")
+    assert (run.job_type, run.group) == ("train", "digits_r10_n3_il1_iu1")
+    assert set(run.tags) == {"digits", "fix", "darp"}
+    saved = yaml.safe_load((tmp_path / "out" / "r" / "config.yaml").read_text())
+    assert run.config == {key: value for key, value in saved.items() if value is not None}
+    assert run.config["unlabeled_counts_asked"] == [33] * 10
+
+
+def test_the_tracker_changes_nothing_of_the_training(tmp_path: Path) -> None:
+    train(without_account(tmp_path), tmp_path / "out", "--run_name=with")
+    plain = [part for part in command(tmp_path / "out", "--run_name=without")]
+    plain[1] = str(ROOT / "train.py")
+    subprocess.run(plain, check=True, capture_output=True, env=without_account(tmp_path))
+    assert rows(tmp_path / "out" / "with") == rows(tmp_path / "out" / "without")
+
+
+def test_without_an_account_it_logs_offline_says_so_and_never_asks(tmp_path: Path) -> None:
+    said = train(without_account(tmp_path), tmp_path / "out")
+    assert "W&B: offline (no account needed)" in said
+    (folder,) = (tmp_path / "out" / "r" / "wandb").glob("offline-run-*")
+    assert f"wandb sync {folder}" in said
+
+
+def test_no_secret_is_written(server: WandbServer, tmp_path: Path) -> None:
+    train(server.env(tmp_path), tmp_path / "out")
+    assert API_KEY.encode() not in everything_below(tmp_path)
+
+
+def test_machine_information_stays_here_when_told(server: WandbServer, tmp_path: Path) -> None:
+    train(server.env(tmp_path), tmp_path / "out", "--wandb_machine_info=false")
+    (run,) = server.runs.values()
+    assert "host" not in run.facts
+    assert str(ROOT) not in str(run.facts) + str(run.raw_config) + str(run.files)
+    assert set(run.files) <= {"wandb-summary.json", "config.yaml"}
+    assert (run.console, run.event_lines) == ([], [])
+    assert run.history
+
+
+def test_a_server_that_is_down_costs_a_bounded_wait_and_no_row(tmp_path: Path) -> None:
+    with WandbServer() as server:
+        environment = server.env(tmp_path)
+    begin = time.monotonic()
+    said = train(environment, tmp_path / "out")
+    assert time.monotonic() - begin < 90
+    assert "logging offline instead" in said
+    assert "wandb sync " in said
+    assert [row["epoch"] for row in rows(tmp_path / "out" / "r")] == [0, 1]
+
+
+def test_a_server_that_dies_during_the_run_costs_a_bounded_wait_and_no_row(tmp_path: Path) -> None:
+    with WandbServer() as server:
+        environment = server.env(tmp_path) | QUICK_RETRIES
+        process = subprocess.Popen(
+            command(tmp_path / "out", "--epochs=30"), env=environment, stderr=subprocess.PIPE, text=True
+        )
+        assert server.wait_until(lambda: any(run.history for run in server.runs.values()), timeout_s=120)
+        server.stop()
+        begin = time.monotonic()
+        _, said = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    assert time.monotonic() - begin < 150
+    assert "wandb sync " in said
+    assert [row["epoch"] for row in rows(tmp_path / "out" / "r")] == list(range(30))
+
+
+def test_a_resumed_run_is_the_same_run_with_no_epoch_lost_or_doubled(server: WandbServer, tmp_path: Path) -> None:
+    environment = server.env(tmp_path)
+    process = subprocess.Popen(command(tmp_path / "out", "--epochs=40"), env=environment, stderr=subprocess.DEVNULL)
+    assert server.wait_until(lambda: any(run.history for run in server.runs.values()), timeout_s=120)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) == 128 + signal.SIGTERM
+    train(environment, tmp_path / "out", "--epochs=40", "--resume=auto")
+    (run,) = server.runs.values()
+    assert [row["epoch"] for row in run.history] == list(range(40))
+    assert (run.state, run.exit_code) == ("finished", 0)
+
+
+def test_a_histogram_keeps_the_classes_as_its_bins() -> None:
+    histogram = encode([1.5, 2.5, 0.0])
+    assert list(histogram.histogram) == [1.5, 2.5, 0.0]
+    assert list(histogram.bins) == [-0.5, 0.5, 1.5, 2.5]
+
+
+def test_a_wrong_mode_is_a_users_mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["train_with_wandb.py", "--wandb_mode=on"])
+    assert entry("test", WandbOptions) == 2
+    assert "--wandb_mode on: use one of auto, online, offline, disabled" in capsys.readouterr().err
