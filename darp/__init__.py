@@ -4,10 +4,23 @@
 >>> solution = solve(probs, target_counts)  # probs [N, K] on the simplex, counts [K] that sum to N
 """
 
+from darp.alignment import align
 from darp.reference import solve_reference
-from darp.refiner import NoRefiner, Refiner
+from darp.refiner import NoRefiner, Refiner, denoised
 from darp.selection import remove_noise
+from darp.sinkhorn import solve_sinkhorn
 from darp.solver import Solution, solve
 from darp.store import PseudoLabelStore
 
-__all__ = ["NoRefiner", "PseudoLabelStore", "Refiner", "Solution", "remove_noise", "solve", "solve_reference"]
+__all__ = [
+    "NoRefiner",
+    "PseudoLabelStore",
+    "Refiner",
+    "Solution",
+    "align",
+    "denoised",
+    "remove_noise",
+    "solve",
+    "solve_reference",
+    "solve_sinkhorn",
+]

@@ -15,11 +15,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from darp.kernels_curvature import DenseCurvature, ProductCurvature
+from darp.kernels_curvature import ProductCurvature
 
 CHUNK_ELEMENTS = 1 << 16  # 65,536 probabilities take about 0.1 ms, ten times what starting a task costs
-MAX_CHUNKS = 16  # each holds its own K x K sums
-WIDE_CLASSES = 256  # from here on conjugate gradients beat the dense curvature
+MAX_CHUNKS = 16  # each has its own sums
+WIDE_CLASSES = 128  # from here on conjugate gradients beat the dense curvature
+
+
+class Chunks:
+    """Rows 0..N-1 in chunks, and the threads that work on them until `close`."""
+
+    def __init__(self, rows: int, num_classes: int, limit: int = MAX_CHUNKS) -> None:
+        wanted = max(1, min(MAX_CHUNKS, limit, rows * num_classes // CHUNK_ELEMENTS))
+        size = max(1, -(-rows // wanted))
+        self.rows = [slice(i, min(i + size, rows)) for i in range(0, rows, size)]
+        threads = min(torch.get_num_threads(), len(self.rows))
+        self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def each(self, work: Callable[[int], Any]) -> list[Any]:
+        """work(i) for every chunk i."""
+        numbers = range(len(self.rows))
+        return list(self.pool.map(work, numbers) if self.pool is not None else map(work, numbers))
+
+    def close(self) -> None:
+        """Stop the threads."""
+        if self.pool is not None:
+            self.pool.shutdown()
 
 
 class CpuTable:
@@ -28,29 +52,22 @@ class CpuTable:
     The entropy of each row is kept in `refined`, at the front of the part that belongs to its chunk.
     """
 
+    device = torch.device("cpu")
+
     def __init__(self, probs: Tensor, refined: Tensor, *, dense: bool) -> None:
         self.probs, self.refined = probs.numpy(), refined.numpy()
         rows, self.num_classes = self.probs.shape
         self.wide = self.num_classes > WIDE_CLASSES and not dense
-        wanted = min(MAX_CHUNKS, max(1, rows * self.num_classes // CHUNK_ELEMENTS))
-        size = max(1, -(-rows // wanted))
-        self.chunks = [slice(i, min(i + size, rows)) for i in range(0, rows, size)]
-        threads = min(torch.get_num_threads(), len(self.chunks))
-        self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self.chunks = Chunks(rows, self.num_classes)
         self.entropy_known = False
-        self.fine = True
+        self.products = 0
 
     def close(self) -> None:
         """Stop the threads."""
-        if self.pool is not None:
-            self.pool.shutdown()
-
-    def _each(self, work: Callable[[int], Any]) -> list[Any]:
-        numbers = range(len(self.chunks))
-        return list(self.pool.map(work, numbers) if self.pool is not None else map(work, numbers))
+        self.chunks.close()
 
     def measure(self, duals: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, Tensor | ProductCurvature]:
-        """Column sums [K] at these duals, and X^T diag(h) X [K, K] or, for many classes, its products."""
+        """Column sums [K], the rows' part of the dual, faults in the table; and the curvature or its products."""
         if self.wide:
             sums, degree = self._wide_pass(duals, active, write=False)
             return sums, ProductCurvature(degree, self._product)
@@ -58,7 +75,7 @@ class CpuTable:
         return sums, torch.from_numpy(coupling)
 
     def write(self, duals: np.ndarray, active: np.ndarray) -> np.ndarray:
-        """Fill `refined`; return the column sums [K] of what was written."""
+        """Fill `refined`; return the same sums [K + 2], of what was written."""
         if self.wide:
             return self._wide_pass(duals, active, write=True)[0]
         return self._narrow_pass(duals, active, couple=False, write=True)[0]
@@ -71,21 +88,31 @@ class CpuTable:
         k = self.num_classes
         padded = -(-k // kernels.BLOCK) * kernels.BLOCK if couple else 1
         tile = kernels.TILE if k <= 128 else kernels.WIDE_TILE
-        sums = np.zeros((len(self.chunks), k))
+        sums = np.zeros((len(self.chunks), k + 2))
         coupling = np.zeros((len(self.chunks), padded, padded))
         fresh, self.entropy_known = not self.entropy_known, not write
 
         def work(i: int) -> bool:
-            rows = self.chunks[i]
+            rows = self.chunks.rows[i]
             out = self.refined[rows]
             entropy = out.reshape(-1)[: len(out)]
             if write:  # the row written first would overwrite the entropies of the next
                 entropy = entropy.copy()
             return kernels.chunk_pass(
-                self.probs[rows], entropy, fresh, duals, active, tile, sums[i], couple, coupling[i], write, out
+                self.probs[rows],
+                entropy,
+                fresh,
+                duals,
+                active,
+                tile,
+                sums[i],
+                couple,
+                coupling[i],
+                write,
+                out,
             )
 
-        self.fine = all(self._each(work)) and self.fine
+        sums[:, -1] = np.logical_not(self.chunks.each(work))
         return sums.sum(0), _symmetric(coupling.sum(0)[:k, :k])
 
     def _wide_pass(
@@ -93,16 +120,16 @@ class CpuTable:
     ) -> tuple[np.ndarray, np.ndarray]:
         from darp import kernels_wide as kernels
 
-        sums = np.zeros((len(self.chunks), self.num_classes))
-        degree = np.zeros_like(sums)
+        sums = np.zeros((len(self.chunks), self.num_classes + 2))
+        degree = np.zeros((len(self.chunks), self.num_classes))
 
         def work(i: int) -> bool:
-            rows = self.chunks[i]
+            rows = self.chunks.rows[i]
             return kernels.chunk_rows(
                 self.probs[rows], duals, active, sums[i], degree[i], write, self.refined[rows]
             )
 
-        self.fine = all(self._each(work)) and self.fine
+        sums[:, -1] = np.logical_not(self.chunks.each(work))
         return sums.sum(0), degree.sum(0)
 
     def _product(self, vector: np.ndarray) -> np.ndarray:
@@ -113,14 +140,12 @@ class CpuTable:
         v = vector.astype(self.probs.dtype)
 
         def work(i: int) -> None:
-            kernels.chunk_product(self.refined[self.chunks[i]], v, np.empty_like(v), product[i])
+            kernels.chunk_product(self.refined[self.chunks.rows[i]], v, np.empty_like(v), product[i])
 
-        self._each(work)
+        self.chunks.each(work)
+        self.products += 1
         return product.sum(0)
 
 
 def _symmetric(lower: np.ndarray) -> np.ndarray:
     return np.tril(lower) + np.tril(lower, -1).T
-
-
-__all__ = ["CpuTable", "DenseCurvature"]

@@ -15,24 +15,24 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-HOST_CLASSES = 256  # a smaller system is solved faster on the host than sent to a GPU's solver
 JITTER = 1e-13
 
 
 class DenseCurvature:
-    """The K x K coupling, on the device where it was summed."""
+    """The K x K coupling, solved on the device that it is given on."""
+
+    host_classes = 256  # up to here the host solves faster than an accelerator, and one transfer brings all
 
     def __init__(self, coupling: Tensor) -> None:
-        if len(coupling) <= HOST_CLASSES:
-            coupling = coupling.cpu()
         self.total_entropy = float(coupling.sum())
-        self.coupling = coupling.clone().fill_diagonal_(0)
-        degree = self.coupling.sum(1)
+        coupling = coupling.clone().fill_diagonal_(0)
+        degree = coupling.sum(1)
+        self.degree = degree.cpu().numpy()
         moving = degree > 0
         self.scale = torch.where(moving, degree.clamp_min(1e-300).rsqrt(), 0.0)
         root = degree.sqrt()
         root = root / root.norm().clamp_min(1e-300)
-        matrix = -self.scale[:, None] * self.coupling * self.scale + torch.outer(root, root)
+        matrix = -self.scale[:, None] * coupling * self.scale + torch.outer(root, root)
         self.matrix = matrix + torch.eye(len(degree), dtype=matrix.dtype, device=matrix.device)
 
     def solve(self, rhs: np.ndarray, damping: float, tol: float) -> np.ndarray:
@@ -43,7 +43,9 @@ class DenseCurvature:
             if self.matrix.device.type == "cpu":
                 found = _cholesky_solve(self.matrix.numpy(), jitter, scaled.numpy())
             else:
-                factor, info = torch.linalg.cholesky_ex(self.matrix + jitter * torch.eye(len(scaled)).to(self.matrix))
+                factor, info = torch.linalg.cholesky_ex(
+                    self.matrix + jitter * torch.eye(len(scaled)).to(self.matrix)
+                )
                 solved = torch.cholesky_solve(scaled[:, None], factor)[:, 0]
                 found = solved.cpu().numpy() if int(info) == 0 else None
             if found is not None and np.isfinite(found).all():
@@ -67,23 +69,23 @@ class ProductCurvature:
     max_products = 200
 
     def __init__(self, degree: np.ndarray, product: Callable[[np.ndarray], np.ndarray]) -> None:
-        self.total_entropy = float(degree.sum())
-        self.anchor = int(np.argmax(degree))
-        self.product = product
+        self.degree, self.product = degree, product
         self.products = 1
-        # Through the product, so that H 1 = 0 holds to the rounding of the stored Y.
-        self.degree = np.maximum(product(np.ones_like(degree)), 0.0)
+        # X^T h through the product, so that H 1 = 0 holds to the rounding of the stored Y.
+        self.weight = product(np.ones_like(degree))
+        self.total_entropy = float(self.weight.sum())
+        self.anchor = int(np.argmax(self.weight))
 
     def _apply(self, vector: np.ndarray) -> np.ndarray:
         """H v. The vector is shifted to 0 at the largest class, where cancellation would cost most."""
         shifted = vector - vector[self.anchor]
-        out = self.degree * shifted - self.product(shifted)
+        out = self.weight * shifted - self.product(shifted)
         out[self.anchor] -= out.sum()
         self.products += 1
         return out
 
     def solve(self, rhs: np.ndarray, damping: float, tol: float) -> np.ndarray:
-        """d [K] with (H + damping diag(X^T h)) d = rhs, to `tol` of the right-hand side's norm."""
+        """d [K] with (H + damping diag(H)) d = rhs, to `tol` of the right-hand side's norm."""
         degree = np.where(self.degree > 0, self.degree, np.inf)
         found, left = np.zeros_like(rhs), rhs.copy()
         preconditioned = left / degree

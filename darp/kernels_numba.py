@@ -54,7 +54,7 @@ def _as_bits(typing_context: Any, value: Any) -> Any:
     return types.int64(types.float64), generate
 
 
-@njit(nogil=True, cache=True, fastmath={"contract"})
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 def _exp(t: float) -> float:
     """exp(t) for t <= 0, relative error below 1e-14; below -600 it is exp(-600)."""
     t = max(t, -600.0)
@@ -76,7 +76,7 @@ def _exp(t: float) -> float:
     return p * _as_float((_as_bits(shifted) + 1023) << 52)
 
 
-@njit(nogil=True, cache=True, fastmath={"contract"})
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 def _log(a: float) -> float:
     """log(a) for normal a > 0, relative error below 1e-14; finite for a = 0, so that a log a is 0 there."""
     bits = _as_bits(a)
@@ -98,7 +98,7 @@ def _log(a: float) -> float:
     return p * s + exponent * LN2_HIGH + exponent * LN2_LOW
 
 
-@njit(nogil=True, cache=True, fastmath=RELAXED)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=RELAXED)
 def _tile_entropy(s: Any, num_classes: int, n: int, h: Any, total: Any, negative: Any) -> bool:
     """Entropy of each row of the tile into `h`; False where a row is not a distribution (NaN, negative, sum)."""
     tile = h.size
@@ -119,9 +119,12 @@ def _tile_entropy(s: Any, num_classes: int, n: int, h: Any, total: Any, negative
     return fine
 
 
-@njit(nogil=True, cache=True)
-def _row_again(a: Any, h: float, duals: Any, active: Any, s: Any, r: int) -> None:
-    """One row of the tile in logarithms, for rows whose terms all underflow; a row that cannot move stays."""
+@njit(nogil=True, cache=True, error_model="numpy")
+def _row_again(a: Any, h: float, duals: Any, active: Any, s: Any, r: int) -> float:
+    """One row of the tile in logarithms, for rows whose terms all underflow; a row that cannot move stays.
+
+    The row is left normalised; returns the logarithm of what it was divided by.
+    """
     num_classes = a.size
     top = -math.inf
     for k in range(num_classes):
@@ -139,9 +142,10 @@ def _row_again(a: Any, h: float, duals: Any, active: Any, s: Any, r: int) -> Non
         total += x
     for k in range(num_classes):
         s[k, r] /= total
+    return math.log(total) + (top if top > -math.inf else 0.0)
 
 
-@njit(nogil=True, cache=True, fastmath=RELAXED)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=RELAXED)
 def _tile_coupling(s: Any, h: Any, y: Any, coupling: Any) -> None:
     """coupling += (h * s) s^T on the lower triangle, in register blocks of 2 x 4 classes."""
     padded, tile = s.shape
@@ -172,7 +176,7 @@ def _tile_coupling(s: Any, h: Any, y: Any, coupling: Any) -> None:
             coupling[j + 1, k + 3] += c13
 
 
-@njit(nogil=True, cache=True, fastmath=RELAXED)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=RELAXED)
 def chunk_pass(
     probs: Any,
     entropy: Any,
@@ -188,8 +192,8 @@ def chunk_pass(
 ) -> bool:
     """One pass over a chunk of rows.
 
-    probs [n, K]; entropy [n], filled when `fresh`; duals [K] >= 0, active [K] 1.0 or 0.0; sums [K] += column sums;
-    coupling [P, P] (P is K padded to a multiple of BLOCK) += the lower triangle of X^T diag(h) X when `couple`;
+    probs [n, K]; entropy [n], filled when `fresh`; duals [K] >= 0, active [K] 1.0 or 0.0; sums [K + 1] += column sums,
+    then the rows' part of the dual;    coupling [P, P] (P is K padded to a multiple of BLOCK) += the lower triangle of X^T diag(h) X when `couple`;
     refined [n, K] is written when `write`, and the sums are then those of the rounded values.
     Returns False when a row of `probs` is not a distribution (looked at only when `fresh`).
     """
@@ -198,7 +202,7 @@ def chunk_pass(
     s = np.zeros((padded, tile))
     rounded = np.empty((num_classes, tile), probs.dtype)
     y = np.empty((2, tile))
-    h, z = np.empty(tile), np.empty(tile)
+    h, z, log_z = np.empty(tile), np.empty(tile), np.empty(tile)
     fine = True
     for first in range(0, rows, tile):
         n = min(tile, rows - first)
@@ -223,12 +227,21 @@ def chunk_pass(
                 e = weight * s[k, r] * _exp(h[r] * minus)
                 s[k, r] = e
                 z[r] += e
+        for r in range(tile):
+            log_z[r] = _log(z[r])
         for r in range(n):
             if z[r] < TINY:
-                _row_again(probs[first + r], h[r], duals, active, s, r)
+                log_z[r] = _row_again(probs[first + r], h[r], duals, active, s, r)
                 z[r] = 1.0
+        value = 0.0
         for r in range(n):
             z[r] = 1.0 / z[r]
+            if h[r] > 0.0:
+                value += log_z[r] / h[r]
+            else:
+                for k in range(num_classes):
+                    value -= s[k, r] * z[r] * duals[k]
+        sums[num_classes] += value
         for k in range(num_classes):
             total = 0.0
             if write:
@@ -249,3 +262,14 @@ def chunk_pass(
                     for k in range(left, min(left + BAND, num_classes)):
                         refined[first + r, k] = rounded[k, r]
     return fine
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+def exp_rate_loop(values: Any, repeats: int) -> float:
+    """Sum of exp over `values` (none above 0), `repeats` times: what the benchmark takes as the speed of exp."""
+    total = np.zeros_like(values)
+    for i in range(repeats):
+        shift = -1e-9 * i
+        for j in range(values.size):
+            total[j] += _exp(values[j] + shift)
+    return total.sum()

@@ -1,55 +1,86 @@
-"""One pass over the table in eager torch: any device, any K, memory O(chunk x K). The slow twin of the Numba pass."""
+"""The same pass in eager torch, for accelerators: chunks of rows in float64, no transfer to the host inside a pass.
+
+It is also the slow twin that the fused passes are tested against.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = 1 << 20
+CHUNK_ELEMENTS = 1 << 24  # 128 MiB of float64 on an accelerator, where small chunks would starve it
+HOST_CHUNK_ELEMENTS = 1 << 20
 
 
 class TorchTable:
-    """The rows of this process and what the solver asks of them."""
+    """Rows `probs` [N, K] and the output `refined` [N, K], which is scratch until `write`."""
+
+    products = 0  # of conjugate gradients, which only the pass for many classes on a CPU needs
 
     def __init__(self, probs: Tensor, refined: Tensor) -> None:
         self.probs, self.refined = probs, refined
-        self.num_rows, self.num_classes = probs.shape
-        self.chunk = max(1, CHUNK_ELEMENTS // self.num_classes)
-        self.entropy = torch.empty(self.num_rows, dtype=torch.float64, device=probs.device)
+        self.num_classes = probs.shape[1]
+        self.device = probs.device
+        elements = HOST_CHUNK_ELEMENTS if probs.device.type == "cpu" else CHUNK_ELEMENTS
+        self.chunk = max(1, elements // self.num_classes)
+        self.entropy_known = False
+        self.bad_rows = torch.zeros((), dtype=torch.int64, device=probs.device)
 
-    def start(self) -> None:
-        for rows in self._chunks():
-            a = self.probs[rows].double()
-            a = a / a.sum(1, keepdim=True)
-            self.entropy[rows] = -torch.xlogy(a, a).sum(1).clamp_max(0)
+    def close(self) -> None:
+        """Nothing to release."""
 
-    def _chunks(self) -> list[slice]:
-        return [slice(i, min(i + self.chunk, self.num_rows)) for i in range(0, self.num_rows, self.chunk)]
-
-    def _rows(self, rows: slice, duals: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
-        a, h = self.probs[rows].double(), self.entropy[rows, None]
-        logits = torch.where(active, torch.log(a) - h * duals, -torch.inf)
-        top = logits.max(1, keepdim=True).values
-        stuck = torch.isinf(top)  # the whole support has target zero: the row stays
-        x = torch.exp(logits - torch.where(stuck, 0.0, top))
-        x = torch.where(stuck, a, x)
-        return x / x.sum(1, keepdim=True), h
-
-    def measure(self, duals: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
-        """Column sums [K] and the off-diagonal of X^T diag(h) X [K, K] at these duals."""
-        sums = torch.zeros(self.num_classes, dtype=torch.float64, device=self.probs.device)
-        coupling = torch.zeros(self.num_classes, self.num_classes, dtype=torch.float64, device=self.probs.device)
-        for rows in self._chunks():
-            x, h = self._rows(rows, duals, active)
-            sums += x.sum(0)
+    def measure(self, duals: np.ndarray, active: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Column sums [K], the rows' part of the dual, faults in the table; and X^T diag(h) X [K, K]."""
+        k = self.num_classes
+        sums = torch.zeros(k + 2, dtype=torch.float64, device=self.probs.device)
+        coupling = torch.zeros(k, k, dtype=torch.float64, device=self.probs.device)
+        for _, x, h, value in self._chunks(duals, active):
+            sums[:k] += x.sum(0)
+            sums[k] += value
             coupling += x.T @ (h * x)
-        return sums, coupling.fill_diagonal_(0)
+        sums[-1] = self.bad_rows
+        self.entropy_known = True
+        return sums, coupling
 
-    def write(self, duals: Tensor, active: Tensor) -> Tensor:
-        """Fill `refined`; return the column sums of what was written."""
-        sums = torch.zeros(self.num_classes, dtype=torch.float64, device=self.probs.device)
-        for rows in self._chunks():
-            x, _ = self._rows(rows, duals, active)
-            self.refined[rows] = x.to(self.refined.dtype)
-            sums += self.refined[rows].double().sum(0)
+    def write(self, duals: np.ndarray, active: np.ndarray) -> Tensor:
+        """Fill `refined`; return the same sums [K + 2], of what was written."""
+        k = self.num_classes
+        sums = torch.zeros(k + 2, dtype=torch.float64, device=self.probs.device)
+        for rows, x, _, value in self._chunks(duals, active):
+            rounded = x.to(self.refined.dtype)
+            sums[:k] += rounded.sum(0, dtype=torch.float64)
+            sums[k] += value
+            self.refined[rows] = rounded
+        self.entropy_known = False
         return sums
+
+    def _chunks(
+        self, duals: np.ndarray, active: np.ndarray
+    ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+        """Rows, X [n, K], h [n, 1] and the dual's part of each chunk."""
+        device = self.probs.device
+        nu = torch.from_numpy(duals).to(device, non_blocking=True)
+        allowed = torch.from_numpy(active).to(device, non_blocking=True) > 0
+        for first in range(0, len(self.probs), self.chunk):
+            rows = slice(first, min(first + self.chunk, len(self.probs)))
+            a = self.probs[rows].double()
+            scratch = self.refined[rows].reshape(-1)[: len(a)]
+            if not self.entropy_known:
+                scratch.copy_(self._entropy(a))
+            h = scratch.double()[:, None]
+            logits = torch.where(allowed, torch.log(a) - h * nu, -torch.inf)
+            log_z = torch.logsumexp(logits, 1, keepdim=True)
+            stuck = torch.isinf(log_z)  # every class that the row knows has target 0: it stays as it is
+            x = torch.where(stuck, a, torch.exp(logits - torch.where(stuck, 0.0, log_z)))
+            still = h == 0
+            part = torch.where(still, -(x @ nu)[:, None], log_z / torch.where(still, 1.0, h))
+            yield rows, x, h, torch.where(stuck, 0.0, part).sum()
+
+    def _entropy(self, a: Tensor) -> Tensor:
+        total = a.sum(1)
+        distribution = (a.min(1).values >= 0) & ((total - 1).abs() <= 1e-3)  # False for NaN too
+        self.bad_rows += (~distribution).sum()
+        return (torch.log(total) - torch.xlogy(a, a).sum(1) / total).clamp_min(0)

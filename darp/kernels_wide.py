@@ -20,11 +20,13 @@ FLUSH = 64  # rows summed in the table's own type before they join the float64 s
 NEGLIGIBLE = 1e-30  # smaller entries of Y are zero: they carry no curvature, and denormal numbers are slow
 
 
-@njit(nogil=True, cache=True, fastmath=RELAXED)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=RELAXED)
 def chunk_rows(probs: Any, duals: Any, active: Any, sums: Any, degree: Any, write: bool, out: Any) -> bool:
     """One pass over a chunk of rows with the class as the inner axis.
 
-    probs, out [n, K]; duals [K] >= 0; active [K] 1.0 or 0.0; sums [K] += column sums of X; degree [K] += X^T h.
+    probs, out [n, K]; duals [K] >= 0; active [K] 1.0 or 0.0; sums [K + 1] += column sums
+    of X, then the rows' part of the dual; degree [K] += the diagonal of the
+    Hessian, X^T h - diag(X^T diag(h) X).
     `out` becomes X when `write` (and the sums are those of the rounded values), else Y.
     Returns False when a row of `probs` is not a distribution.
     """
@@ -44,10 +46,15 @@ def chunk_rows(probs: Any, duals: Any, active: Any, sums: Any, degree: Any, writ
             term = active[k] * probs[i, k] * _exp(-h * duals[k])
             e[k, 0] = term
             z += term
+        log_z = math.log(z) if z >= TINY else _row_again(probs[i], h, duals, active, e, 0)
         if z < TINY:
-            _row_again(probs[i], h, duals, active, e, 0)
             z = 1.0
         inverse, root = 1.0 / z, math.sqrt(h)
+        if h > 0.0:
+            sums[num_classes] += log_z / h
+        else:
+            for k in range(num_classes):
+                sums[num_classes] -= e[k, 0] * inverse * duals[k]
         if write:
             for k in range(num_classes):
                 out[i, k] = e[k, 0] * inverse
@@ -56,13 +63,13 @@ def chunk_rows(probs: Any, duals: Any, active: Any, sums: Any, degree: Any, writ
             for k in range(num_classes):
                 x = e[k, 0] * inverse
                 sums[k] += x
-                degree[k] += h * x
+                degree[k] += h * x * (1.0 - x)
                 y = root * x
                 out[i, k] = y if y > NEGLIGIBLE else 0.0
     return fine
 
 
-@njit(nogil=True, cache=True, fastmath=RELAXED)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=RELAXED)
 def chunk_product(scaled: Any, vector: Any, partial: Any, product: Any) -> None:
     """product [K] += Y^T (Y v) for a chunk Y [n, K]; vector and partial [K] have the table's type."""
     rows, num_classes = scaled.shape

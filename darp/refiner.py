@@ -1,4 +1,4 @@
-"""When refinement happens: the schedule of Kim et al. 2020, section 3.2, around the solver."""
+"""When refinement happens: the schedule of Kim et al. 2020, section 3.2, around what refines a table."""
 
 from __future__ import annotations
 
@@ -46,19 +46,29 @@ class NoRefiner:
         pass
 
 
-class Refiner:
-    """DARP: from epoch `warm` + 1 on (epochs count from 0) every `num_iter`-th step refines the whole table.
+def denoised(solver: Solver, alpha: float) -> Solver:
+    """DARP as one refinement: noisy entries are removed (see `remove_noise`), then `solver` does the rest."""
 
-    A refresh removes noisy entries (`alpha`), solves the convex problem, and saves the refined table; between
-    refreshes the saved rows serve, although the model has moved on. The table `store.orig` is never changed by it.
+    def refine(
+        probs: Tensor, target_counts: Tensor | Sequence[float], *, warm_start: Tensor | None = None
+    ) -> Solution:
+        return solver(remove_noise(probs, target_counts, alpha), target_counts, warm_start=warm_start)
+
+    return refine
+
+
+class Refiner:
+    """From epoch `warm` + 1 on (epochs count from 0) every `num_iter`-th step refines the whole table.
+
+    A refresh refines the table as it then is and saves the result; between refreshes the saved rows serve, although
+    the model has moved on. The table `store.orig` is never changed by it.
 
     Args:
         store: the tables; shared with the training loop.
         target_counts: [K], sums to the number of rows.
         warm: number of the last epoch without refinement.
         num_iter: steps from one refresh to the next, counted from 0 in each epoch.
-        alpha: share of noise removal, see `remove_noise`.
-        solver: `solve`, or `solve_reference` to compare with the published scheme.
+        solver: what refines: `denoised(solve, alpha)` is DARP, `align` and `solve_sinkhorn` are its neighbours.
     """
 
     def __init__(
@@ -68,14 +78,12 @@ class Refiner:
         *,
         warm: int,
         num_iter: int,
-        alpha: float,
         solver: Solver,
     ) -> None:
         self.store = store
         self.target_counts = torch.as_tensor(target_counts, dtype=torch.float64)
         self.warm = warm
         self.num_iter = num_iter
-        self.alpha = alpha
         self.solver = solver
         self._duals: Tensor | None = None
         self._solutions: list[Solution] = []
@@ -91,8 +99,7 @@ class Refiner:
     def refresh(self) -> Solution:
         """Refine the whole table now; the last duals are the starting point."""
         start = time.perf_counter()
-        candidates = remove_noise(self.store.orig, self.target_counts, self.alpha)
-        solution = self.solver(candidates, self.target_counts, warm_start=self._duals)
+        solution = self.solver(self.store.orig, self.target_counts, warm_start=self._duals)
         self.store.refined = solution.refined
         self._duals = solution.duals if solution.converged else None
         self._solutions.append(solution)

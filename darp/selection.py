@@ -1,25 +1,208 @@
-"""Removal of noisy entries: early version."""
+"""Removal of noisy entries before a solve (Kim et al., NeurIPS 2020, section 3.2; `alpha` is the paper's delta).
+
+For each class k the int(alpha c_k) most confident entries of column k are kept and the others are set to zero. The
+column is then scaled by (c_k + 1e-6) / (sum of the kept + 1e-6), 1e-6 is added to every entry, and the rows are
+normalised. Entries that tie for the last place are kept in the order of their rows, so that exactly int(alpha c_k)
+survive, on one process or several.
+
+Finding a column's j-th largest entry needs no sort: the bits of floats that are not negative order as the floats
+do, and counting leads from the highest bits to the lowest. Counts of several processes add up, so that the table is
+not gathered.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from darp.kernels_cpu import Chunks
+
+NOISE = 1e-6
+BIT_LEVELS = {
+    4: (22, 11, 0),
+    8: (54, 43, 32, 21, 10, 0),
+}  # shifts of the histogram's levels, by the size of an entry
+PADDING = 16  # counters between classes, or the same bin of all would share one set of the cache
+MAX_CHUNKS = 8  # each counts for itself, and their counts are then added
+
 
 @torch.no_grad()
 def remove_noise(
-    probs: Tensor, target_counts: Tensor | Sequence[float], alpha: float, *, group: dist.ProcessGroup | None = None
+    probs: Tensor,
+    target_counts: Tensor | Sequence[float],
+    alpha: float,
+    *,
+    group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """Keep the int(alpha c_k) most confident entries of each class (early version)."""
-    counts = torch.as_tensor(target_counts, dtype=torch.float64, device=probs.device)
-    keep = (alpha * counts).long().clamp_max(probs.shape[0])
-    order = torch.argsort(probs, dim=0, descending=True, stable=True)
-    rank = torch.empty_like(order)
-    rank.scatter_(0, order, torch.arange(probs.shape[0], device=probs.device)[:, None].expand_as(order))
-    kept = torch.where(rank < keep, probs, 0.0)
-    scale = (counts + 1e-6) / (kept.sum(0, dtype=torch.float64) + 1e-6)
-    kept = kept * scale.to(probs.dtype) + 1e-6
-    return kept / kept.sum(1, keepdim=True)
+    """A new table with the int(alpha c_k) surest entries of each class k; `probs` is left as it is.
+
+    Args:
+        probs: [N, K] float32 or float64, no entry negative; with `group`, this process's rows of one table.
+        target_counts: [K], at least 0.
+        alpha: how many times its target count of entries a class keeps; at least 0.
+        group: processes that hold the rows between them, in the order of their ranks.
+
+    Returns:
+        [N, K], type and device of `probs`, rows sum to 1, every entry above 0.
+
+    Raises:
+        ValueError: wrong shapes or types, negative or non-finite values.
+    """
+    if probs.ndim != 2 or probs.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"probs is {probs.dtype} of shape {tuple(probs.shape)}: give a float32 or float64 table of rows x classes"
+        )
+    counts = torch.as_tensor(target_counts, dtype=torch.float64).detach().cpu().numpy()
+    if counts.shape != (probs.shape[1],):
+        raise ValueError(
+            f"target_counts has shape {counts.shape}: give {probs.shape[1]} numbers, one per class"
+        )
+    if not (np.isfinite(counts).all() and (counts >= 0).all()):
+        raise ValueError(f"target_counts {counts.tolist()}: counts must be finite and at least 0")
+    if not (np.isfinite(alpha) and alpha >= 0):
+        raise ValueError(f"alpha {alpha}: use a finite number of at least 0; the paper's is 2")
+    wanted = np.floor(alpha * counts)
+    table = probs.detach().contiguous()
+    if probs.device.type == "cpu":
+        return _on_cpu(table, counts, wanted, group)
+    return _on_device(table, torch.from_numpy(counts).to(table.device), torch.from_numpy(wanted), group)
+
+
+def _shared(values: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    if group is not None:
+        dist.all_reduce(values, group=group)
+    return values
+
+
+def _before(values: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """Sum of `values` over the processes that come before this one."""
+    if group is None:
+        return torch.zeros_like(values)
+    rank = dist.get_rank(group)
+    every = values.new_zeros(dist.get_world_size(group), *values.shape)
+    every[rank] = values
+    dist.all_reduce(every, group=group)
+    return every[:rank].sum(0)
+
+
+def _on_cpu(probs: Tensor, counts: np.ndarray, wanted: np.ndarray, group: dist.ProcessGroup | None) -> Tensor:
+    from darp import kernels_select as kernels
+
+    num_rows, num_classes = probs.shape
+    size = probs.element_size()
+    table = probs.numpy()
+    bits = table.view(np.uint32 if size == 4 else np.uint64)
+    unsigned = bits.dtype.type
+    total_rows = int(_shared(torch.tensor(num_rows), group))
+    missing = np.minimum(wanted, total_rows).astype(np.int64)  # entries still to be found below the prefix
+    prefix = np.zeros(num_classes, bits.dtype)
+    out = torch.empty_like(probs)
+    chunks = Chunks(num_rows, num_classes, limit=MAX_CHUNKS)
+    try:
+        above = 0
+        for level, shift in enumerate(BIT_LEVELS[size]):
+            width = size * 8 - shift if level == 0 else above - shift
+            histogram = np.zeros((len(chunks), num_classes, (1 << width) + PADDING), np.int32)
+            mask = unsigned((1 << width) - 1)
+
+            chosen = (prefix, unsigned(above), unsigned(shift), mask, above == 0)
+
+            def count(i: int, chosen: tuple[Any, ...] = chosen, histogram: np.ndarray = histogram) -> None:
+                kernels.count_bits(bits[chunks.rows[i]], *chosen, histogram[i])
+
+            chunks.each(count)
+            both = _shared(
+                torch.from_numpy(histogram[:, :, : 1 << width].sum(0, dtype=np.int64)), group
+            ).numpy()
+            if level == 0:
+                _check_bits(both)
+            bins, missing = _bin_of(both, missing)
+            prefix = (prefix << unsigned(width)) | bins.astype(bits.dtype)
+            above = shift
+        mine = np.take_along_axis(histogram, bins[None, :, None], 2)[:, :, 0].astype(
+            np.int64
+        )  # ties [chunks, K]
+        threshold, ties = _thresholds(prefix, missing, mine, wanted, group)
+        sums = np.zeros((len(chunks), num_classes))
+
+        def add(i: int) -> None:
+            kernels.sum_above(bits[chunks.rows[i]], table[chunks.rows[i]], threshold, sums[i])
+
+        chunks.each(add)
+        value = np.where(wanted > 0, threshold, 0).astype(bits.dtype).view(table.dtype).astype(np.float64)
+        kept = _shared(torch.from_numpy(sums.sum(0) + ties.sum(0) * value), group).numpy()
+        scale = (counts + NOISE) / (kept + NOISE)
+
+        def keep(i: int) -> None:
+            rows = chunks.rows[i]
+            kernels.keep_entries(bits[rows], table[rows], threshold, ties[i], scale, out.numpy()[rows])
+
+        chunks.each(keep)
+    finally:
+        chunks.close()
+    return out
+
+
+def _check_bits(histogram: np.ndarray) -> None:
+    """Infinity, NaN and negative numbers have the highest bits."""
+    bad = histogram[:, histogram.shape[1] // 2 - 2 :].sum(1)
+    if bad.any():
+        raise ValueError(
+            f"probs has {bad.sum()} entries that are negative or not finite, the first in class {bad.argmax()}: "
+            "give probabilities, such as a softmax"
+        )
+
+
+def _bin_of(histogram: np.ndarray, missing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The bin [K] that holds the missing-th largest entry of each column, and how many it must still give."""
+    from_top = histogram[:, ::-1].cumsum(1)
+    place = (from_top < np.maximum(missing, 1)[:, None]).sum(1)
+    place = np.minimum(place, histogram.shape[1] - 1)
+    reached = np.take_along_axis(from_top, place[:, None], 1)[:, 0]
+    bins = histogram.shape[1] - 1 - place
+    inside = np.take_along_axis(histogram, bins[:, None], 1)[:, 0]
+    return bins, np.where(missing > 0, missing - (reached - inside), 0)
+
+
+def _thresholds(
+    prefix: np.ndarray,
+    missing: np.ndarray,
+    mine: np.ndarray,
+    wanted: np.ndarray,
+    group: dist.ProcessGroup | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bits [K] of the last entry kept, and how many that equal it each chunk keeps [chunks, K]."""
+    earlier = _before(torch.from_numpy(mine.sum(0)), group).numpy() + mine.cumsum(0) - mine
+    ties = np.clip(missing - earlier, 0, mine)
+    threshold = np.where(wanted >= 1, prefix, np.iinfo(prefix.dtype).max)
+    return threshold, np.where(wanted >= 1, ties, 0)
+
+
+def _on_device(probs: Tensor, counts: Tensor, wanted: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """The same in torch operations, with a bisection over the bits in place of histograms and no wait for the device.
+
+    Also runs on a CPU, where tests compare the two.
+    """
+    bits = probs.view(torch.int32 if probs.element_size() == 4 else torch.int64)
+    total_rows = _shared(torch.tensor(len(probs), device=probs.device), group)
+    keep = torch.minimum(wanted.to(probs.device).long(), total_rows)
+    low = torch.zeros(probs.shape[1], dtype=bits.dtype, device=probs.device)  # count(bits >= low) >= keep
+    for bit in range(probs.element_size() * 8 - 2, -1, -1):
+        middle = low | (1 << bit)
+        enough = _shared((bits >= middle).sum(0), group) >= keep
+        low = torch.where(enough & (keep > 0), middle, low)
+    low = torch.where(keep > 0, low, torch.iinfo(bits.dtype).max)
+    larger = (bits > low).sum(0)
+    equal = bits == low
+    local = equal.sum(0)
+    missing = keep - _shared(larger.clone(), group) - _before(local, group)
+    chosen = (bits > low) | (equal & (equal.cumsum(0) <= missing))
+    kept = torch.where(chosen, probs, 0.0).double()
+    scale = (counts + NOISE) / (_shared(kept.sum(0), group) + NOISE)
+    kept = kept * scale + NOISE
+    return (kept / kept.sum(1, keepdim=True)).to(probs.dtype)

@@ -1,37 +1,66 @@
-"""early version"""
+"""Refinement of pseudo-labels as a convex problem, solved exactly.
+
+Given N predictions a_i on the simplex of K classes (`probs`), class counts c with sum N (`target_counts`) and the
+entropies h_i = H(a_i), find the closest table with those column sums, where a sure prediction is dear to move
+(Kim et al., NeurIPS 2020, section 3.1, with w_i = 1 / h_i):
+
+    minimise    sum_i (1 / h_i) KL(x_i || a_i)
+    subject to  X >= 0,   X 1 = 1 (rows),   X^T 1 = c (columns)
+
+At the optimum x_ik = a_ik exp(-h_i nu_k) / Z_i with Z_i = sum_j a_ij exp(-h_i nu_j): the rows' multipliers are known
+and the K duals nu remain. They minimise
+
+    f(nu) = sum_i (1 / h_i) log Z_i + c . nu,    gradient c - S with S = X^T 1,    Hessian diag(X^T h) - X^T diag(h) X
+
+which is convex, and flat along nu + t 1. Each pass over the table gives S, f and the Hessian for one nu.
+
+The step is Newton's for log S = log c rather than S = c: (H + damping diag(H)) d = S log(S / c), shifted to sum to
+zero. The two agree near the solution; far from it S depends on nu through exponentials, and the logarithm undoes
+them (a collapsed table takes 2 passes, where S = c needs more than 60). A step that neither lowers f nor leaves the
+slope along it small is tried again with more damping, so that f decreases.
+
+A row of zero entropy (exact one-hot) has infinite weight and stays. A zero entry stays zero. A class of target 0
+gets nothing; a row that knows only such classes stays too. Where that makes the target unreachable the solution says
+so in `converged` and `reason`.
+
+Memory beyond `probs` and `refined`: O(chunk x K), and K x K per chunk.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from darp.kernels_cpu import CpuTable
+from darp.kernels_newton import Dual, NotADistributionError, Point, descend
 from darp.kernels_torch import TorchTable
+
+COARSE_ROWS = 1 << 15  # from here on a cold solve first looks at a sample of the rows
+COARSE_STRIDE = 16
+COARSE_CLASSES = 32  # with few classes only: the sample must show each of them
+COARSE_SHARE = 30.0  # rows of the sample that the smallest class is due
+COARSE_TOL = 1e-3
+COARSE_PASSES = 16  # over the sample: what one pass over the table costs
+SUM_ROUNDING = 1e-6  # relative error of sum(target_counts) that float32 counts explain
 
 
 @dataclass(frozen=True)
 class Solution:
-    refined: Tensor
-    duals: Tensor
-    residual: float
-    iterations: int
-    converged: bool
-    reason: str = ""
+    """What a solve found; a hard instance is told by `converged` and `reason`, never by an exception."""
 
-
-def _direction(sums: Tensor, coupling: Tensor, counts: Tensor, active: Tensor) -> Tensor:
-    ratio = torch.log(torch.where(active & (sums > 0), sums / counts, 1.0))
-    r = torch.where(active, sums * (ratio - (sums * ratio).sum() / sums.sum()), 0.0)
-    degree = coupling.sum(1)
-    scale = torch.where(degree > 0, degree.clamp_min(1e-300).rsqrt(), 0.0)
-    root = degree.sqrt()
-    root = root / root.norm().clamp_min(1e-300)
-    a = torch.diag((degree > 0).double()) - scale[:, None] * coupling * scale + torch.outer(root, root)
-    values, vectors = torch.linalg.eigh(a)
-    return scale * (vectors @ ((vectors.T @ (scale * r)) / values.clamp_min(1e-12)))
+    refined: Tensor  # [N, K], type and device of `probs`; rows sum to 1
+    duals: Tensor  # [K] float64 on the CPU, the smallest 0, inf for a class of target 0; the next solve's warm start
+    residual: float  # max over classes of |column sum of refined - c_k| / max(1, c_k)
+    iterations: int  # passes over the table; those over a sample count by its share of the rows, rounded up
+    converged: bool  # residual <= tol
+    reason: str = ""  # why not, and what to do about it; "" when converged
+    products: int = 0  # readings of the table for conjugate gradients (many classes only), beside the passes
 
 
 @torch.no_grad()
@@ -44,34 +73,171 @@ def solve(
     max_iter: int = 100,
     group: dist.ProcessGroup | None = None,
 ) -> Solution:
-    """Early version."""
-    counts = torch.as_tensor(target_counts, dtype=torch.float64, device=probs.device)
-    if counts.shape != (probs.shape[1],):
-        raise ValueError(f"target_counts has shape {tuple(counts.shape)}: give {probs.shape[1]} numbers")
-    counts = counts * (probs.shape[0] / counts.sum())
-    active = counts > 0
+    """Refine `probs` so that its columns sum to `target_counts`.
+
+    Args:
+        probs: [N, K] float32 or float64, rows on the simplex (sums within 1e-3 of 1). With `group`, this process's
+            rows of one table; N may then be 0 on some.
+        target_counts: [K] expected number of rows in each class; sums to N (the N of all processes). A sum within
+            1e-6 of N is scaled to it; any other is refused, because it is more often a mistake than a wish.
+        warm_start: [K] duals of an earlier solution. Entries that are not finite count as 0.
+        tol: largest residual that counts as converged.
+        max_iter: passes over the table that may be spent.
+        group: processes that hold the rows between them; each gets its own rows of the result, and all the same
+            duals. K + K^2 numbers and two scalars are reduced per pass.
+
+    Raises:
+        ValueError: shapes, types, a row that is no distribution, negative or non-finite counts, or a wrong sum.
+    """
+    num_rows, offset = _rows_of_all(probs, group)
+    counts = _checked_counts(probs, target_counts, num_rows)
+    if not tol > 0 or max_iter < 1:
+        raise ValueError(f"tol {tol}, max_iter {max_iter}: use a positive tolerance and at least one pass")
+    probs = probs.detach().contiguous()
     refined = torch.empty_like(probs)
-    table = TorchTable(probs.contiguous(), refined)
-    table.start()
-    duals = torch.zeros_like(counts) if warm_start is None else warm_start.to(counts)
-    passes = 1
-    sums, coupling = table.measure(duals, active)
-    scale = counts.clamp_min(1)
-    residual = float(((sums - counts).abs() / scale).max())
-    while residual > tol and passes < max_iter:
-        d = _direction(sums, coupling, counts, active)
-        slope, t = float((counts - sums) @ d), 1.0
-        while passes < max_iter:
-            new_sums, coupling = table.measure(duals + t * d, active)
-            passes += 1
-            new_slope = float((counts - new_sums) @ d)
-            if new_slope <= 0.5 * abs(slope) or t < 1e-6:
-                break
-            t *= max(0.1, min(0.5, abs(slope) / (abs(slope) + new_slope)))
-        duals, sums = duals + t * d, new_sums
-        duals = duals - duals.min()
-        residual = float(((sums - counts).abs() / scale).max())
-    sums = table.write(duals, active)
-    residual = float(((sums - counts).abs() / scale).max())
-    converged = residual <= tol
-    return Solution(refined, duals, residual, passes, converged, "" if converged else "no progress")
+    dual = Dual(_table(probs, refined, group), counts, num_rows, group)
+    try:
+        coarse_passes = 0.0
+        if warm_start is not None:
+            start = _checked_start(warm_start, counts)
+        else:
+            start, coarse_passes = _coarse_start(probs, counts, num_rows, offset, group)
+        point = _first_point(dual, start)
+        point, written = descend(dual, point, tol, max_iter - 1, write=True)
+        unrounded = point.residual
+        if not written:
+            point = dual.write(point.duals)
+    except NotADistributionError:
+        raise ValueError(_bad_row(probs)) from None
+    finally:
+        dual.table.close()
+    converged = point.residual <= tol
+    reason = "" if converged else _reason(probs, dual, point, unrounded, tol, max_iter)
+    duals = torch.from_numpy(np.where(dual.on, point.duals, np.inf))
+    passes = math.ceil(dual.passes + coarse_passes)
+    return Solution(refined, duals, point.residual, passes, converged, reason, dual.table.products)
+
+
+def _table(probs: Tensor, refined: Tensor, group: dist.ProcessGroup | None) -> CpuTable | TorchTable:
+    if probs.device.type == "cpu":
+        return CpuTable(probs, refined, dense=group is not None)
+    return TorchTable(probs, refined)
+
+
+def _rows_of_all(probs: Tensor, group: dist.ProcessGroup | None) -> tuple[int, int]:
+    """Rows of the whole table, and how many of them processes before this one hold."""
+    if probs.ndim != 2 or probs.shape[1] < 1:
+        raise ValueError(f"probs has shape {tuple(probs.shape)}: give a table of rows x classes")
+    if probs.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"probs is {probs.dtype}: convert it to torch.float32 or torch.float64")
+    if group is None:
+        if len(probs) == 0:
+            raise ValueError("probs has no rows: give at least one prediction")
+        return len(probs), 0
+    rows = torch.zeros(dist.get_world_size(group), dtype=torch.int64, device=probs.device)
+    rows[dist.get_rank(group)] = len(probs)
+    dist.all_reduce(rows, group=group)
+    return int(rows.sum()), int(rows[: dist.get_rank(group)].sum())
+
+
+def _checked_counts(probs: Tensor, target_counts: Tensor | Sequence[float], num_rows: int) -> np.ndarray:
+    counts = torch.as_tensor(target_counts, dtype=torch.float64).detach().cpu().numpy()
+    if counts.shape != (probs.shape[1],):
+        raise ValueError(
+            f"target_counts has shape {counts.shape} and probs {probs.shape[1]} classes: give one number per class"
+        )
+    if not (np.isfinite(counts).all() and (counts >= 0).all()):
+        worst = int(np.argmin(np.where(np.isfinite(counts), counts, -np.inf)))
+        raise ValueError(f"target_counts[{worst}] is {counts[worst]}: counts must be finite and at least 0")
+    total = float(counts.sum())
+    if abs(total - num_rows) > SUM_ROUNDING * num_rows:
+        raise ValueError(
+            f"target_counts sum to {total:g} and probs has {num_rows} rows: "
+            f"multiply the counts by {num_rows} / {total:g}"
+        )
+    return counts * (num_rows / total)
+
+
+def _checked_start(warm_start: Tensor, counts: np.ndarray) -> np.ndarray:
+    start = torch.as_tensor(warm_start, dtype=torch.float64).detach().cpu().numpy()
+    if start.shape != counts.shape:
+        raise ValueError(
+            f"warm_start has shape {start.shape}: give the duals of a solve with {len(counts)} classes"
+        )
+    on = counts > 0
+    start = np.where(on & np.isfinite(start), start, 0.0)
+    return np.where(on, start - start[on].min(), 0.0)
+
+
+def _first_point(dual: Dual, start: np.ndarray) -> Point:
+    """The point at `start`, or at zero, where f is 0, if `start` turns out to be worse."""
+    point = dual.measure(start)
+    return dual.measure(np.zeros_like(start)) if point.value > 0 and start.any() else point
+
+
+def _coarse_start(
+    probs: Tensor, counts: np.ndarray, num_rows: int, offset: int, group: dist.ProcessGroup | None
+) -> tuple[np.ndarray, float]:
+    """Duals of a sample, every COARSE_STRIDE-th row of the whole table, and the passes that it cost."""
+    zero = np.zeros_like(counts)
+    due = counts[counts > 0].min() / COARSE_STRIDE
+    if num_rows < COARSE_ROWS or len(counts) > COARSE_CLASSES or due < COARSE_SHARE:
+        return zero, 0.0
+    sample = probs[-offset % COARSE_STRIDE :: COARSE_STRIDE].contiguous()
+    rows, _ = _rows_of_all(sample, group)
+    dual = Dual(_table(sample, torch.empty_like(sample), group), counts * (rows / num_rows), rows, group)
+    try:
+        point, _ = descend(dual, dual.measure(zero), COARSE_TOL, COARSE_PASSES, write=False)
+    finally:
+        dual.table.close()
+    return point.duals, dual.passes * rows / num_rows
+
+
+def _bad_row(probs: Tensor) -> str:
+    """The first row of this process that is no distribution, and the remedy."""
+    total = probs.sum(1, dtype=torch.float64)
+    fine = (probs >= 0).all(1) & ((total - 1).abs() <= 1e-3)
+    if bool(fine.all()):
+        return "probs: a row of another process has a NaN, a negative entry or a sum other than 1: look there"
+    row = int((~fine).int().argmax())
+    lowest = float(probs[row].min())
+    if math.isnan(float(total[row])) or math.isinf(float(total[row])):
+        return (
+            f"probs[{row}] has a value that is not finite: look for a diverged model, or mend the row first"
+        )
+    if lowest < 0:
+        return f"probs[{row}] has the negative entry {lowest:g}: give probabilities, such as a softmax"
+    return f"probs[{row}] sums to {float(total[row]):g}: give probabilities that sum to 1, such as a softmax"
+
+
+def _reason(probs: Tensor, dual: Dual, point: Point, unrounded: float, tol: float, max_iter: int) -> str:
+    """Why the residual is above `tol`, as one sentence with what to do."""
+    support = torch.stack([(probs > 0).sum(0), (probs == 1).sum(0)]).double()
+    if dual.group is not None:
+        dist.all_reduce(support, group=dual.group)
+    reachable, fixed = support.cpu().numpy()
+    short = dual.counts - reachable
+    if short.max() > tol:
+        k = int(short.argmax())
+        return (
+            f"class {k} is to have {dual.counts[k]:g} and only {reachable[k]:g} rows give it any probability: "
+            "mix a little of every class into the table (remove_noise adds 1e-6)"
+        )
+    excess = fixed - dual.counts
+    if excess.max() > tol:
+        k = int(excess.argmax())
+        return (
+            f"class {k} is to have {dual.counts[k]:g} and {fixed[k]:g} rows give it probability 1, which cannot move: "
+            "mix a little of every class into the table (remove_noise adds 1e-6)"
+        )
+    if unrounded <= tol < point.residual:
+        return (
+            f"rounding to {str(probs.dtype).removeprefix('torch.')} leaves a residual of {point.residual:.1e}: "
+            "use a larger tol or a float64 table"
+        )
+    if dual.passes >= max_iter:
+        return f"{dual.passes} passes left a residual of {point.residual:.1e}: raise max_iter"
+    return (
+        f"no progress below a residual of {point.residual:.1e} after {dual.passes} passes: the zeros of the table may "
+        "put the target out of reach (mix a little of every class in), or tol is below what rounding allows"
+    )

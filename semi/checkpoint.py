@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +27,33 @@ def save(path: Path, state: dict[str, Any]) -> None:
     os.replace(temporary, path)
 
 
-def load(path: Path) -> dict[str, Any]:
-    """The state that `save` wrote, on the CPU. Only tensors and plain values are read, never pickled objects."""
+def link(path: Path, name: Path) -> None:
+    """Let `name` be the file at `path` as it is now; `save` puts a new file in place and leaves this one alone."""
+    temporary = name.with_name(name.name + ".tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, temporary)
+    os.replace(temporary, name)
+
+
+def load(path: Path, said: str = "--resume ") -> dict[str, Any]:
+    """The state that `save` wrote, on the CPU. Only tensors and plain values are read, never pickled objects.
+
+    `said` stands before the path in an error's message: the flag that named it.
+    """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CheckpointError(f"--resume {path}: no such file; use a run's checkpoint.pt, or auto") from None
+        raise CheckpointError(f"{said}{path}: no such file; use a run's checkpoint.pt, or auto") from None
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"--resume {path}: not a readable checkpoint ({reason}); use a checkpoint.pt of this tool"
+            f"{said}{path}: not a readable checkpoint ({reason}); use a checkpoint.pt of this tool"
         ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"--resume {path}: not a checkpoint of this tool's format {FORMAT}")
+        raise CheckpointError(f"{said}{path}: not a checkpoint of this tool's format {FORMAT}")
     return state
 
 

@@ -42,10 +42,13 @@ def _base_type(annotation: Any) -> tuple[type, bool]:
     return annotation, False
 
 
-def convert(name: str, value: Any, annotation: Any) -> Any:
-    """A text or YAML value as the field's type; ConfigError names field, value and remedy."""
+def convert(name: str, value: Any, annotation: Any, choices: Sequence[str] = ()) -> Any:
+    """A text or YAML value as the field's type; ConfigError names field, value and remedy.
+
+    `none` is the absent value unless it is one of the field's `choices`.
+    """
     kind, optional = _base_type(annotation)
-    if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
+    if value is None or (str(value).lower() in ("none", "null") and value not in choices):
         if optional:
             return None
         raise ConfigError(f"--{name} {value}: this needs a value; leave it out for its default")
@@ -71,6 +74,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {match[0]}?" if match else ""
 
 
+def help_of(spec: dataclasses.Field[Any]) -> str:
+    """The line of --help: what the flag does, its default, and where it departs from the original on purpose."""
+    differs = spec.metadata["differs"]
+    note = f" [differs from the original: {differs}]" if differs else ""
+    return f"{spec.metadata['help']} (default: {spec.default!r}){note}"
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message)
@@ -94,7 +104,7 @@ def build_parser(description: str, *option_classes: type) -> argparse.ArgumentPa
                 *spellings(spec),
                 dest=spec.name,
                 metavar="{" + ",".join(choices) + "}" if choices else kind.__name__.upper(),
-                help=f"{spec.metadata['help']} (default: {spec.default!r})".replace("%", "%%"),
+                help=help_of(spec).replace("%", "%%"),
                 **extra,
             )
     return parser
@@ -142,6 +152,6 @@ def parse(argv: Sequence[str] | None, description: str, *option_classes: type[An
     parsed = []
     for options in option_classes:
         hints = typing.get_type_hints(options)
-        own = {spec.name for spec in dataclasses.fields(options)}
-        parsed.append(options(**{k: convert(k, v, hints[k]) for k, v in values.items() if k in own}))
+        own = {spec.name: spec.metadata["choices"] for spec in dataclasses.fields(options)}
+        parsed.append(options(**{k: convert(k, v, hints[k], own[k]) for k, v in values.items() if k in own}))
     return parsed

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
+import torch
 import yaml
 
 from data import DataError
+from semi import stopping
 from semi.checkpoint import CheckpointError
 from semi.cli import parse
-from semi.config import Config, ConfigError
+from semi.config import Config, ConfigError, EstimateConfig
 from semi.device import pick_device
+from semi.estimation import NotIdentifiable, estimate_config, estimate_path, load_or_estimate, print_estimate
 from semi.job import build_job, describe, warnings
 from semi.loop import run
 from semi.run_folder import resume_point, run_folder
+from tracking.alerts import AlertSink, AlertTracker, print_alert
 from tracking.base import Fanout, Tracker
 from tracking.local import LocalTracker
 from tracking.metrics import ROW
@@ -34,13 +35,13 @@ def train(
 
     `more(folder, *options)` gives trackers beside the run's own folder, one options object for each option class.
     """
-    signal.signal(signal.SIGTERM, _stop)
+    stopping.install()
     try:
         config, *options = parse(sys.argv[1:], description, Config, *option_classes)
         folder = run_folder(config, sweep_trial())
         resume_from = resume_point(config, folder)
         device, note = pick_device(config.gpu)
-        job = build_job(config, device)
+        job = build_job(config, device, estimated_dist(config, device))
         for sentence in filter(None, (note, *warnings(job))):
             print(sentence, file=sys.stderr)
         print(
@@ -50,23 +51,54 @@ def train(
         if config.dry_run:
             print(yaml.safe_dump({"config": describe(job), "row": ROW}, sort_keys=False), end="")
             return 0
-        run(
-            job,
-            folder,
-            resume_from,
-            Fanout([LocalTracker(folder), *(more(folder, *options) if more else ())]),
-        )
+        others = more(folder, *options) if more else ()
+        run(job, folder, resume_from, Fanout([LocalTracker(folder), *others, watch(config, folder, others)]))
     except (ConfigError, DataError, CheckpointError) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         return USER_ERROR
     return 0
 
 
+def estimate(description: str) -> int:
+    """Estimate as the command line says, and print it; 1 when the distribution cannot be told, 2 for a mistake."""
+    try:
+        (config,) = parse(sys.argv[1:], description, EstimateConfig)
+        device, note = pick_device(config.gpu)
+        if note:
+            print(note, file=sys.stderr)
+        record = load_or_estimate(config, device)
+    except NotIdentifiable as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        return 1
+    except (ConfigError, DataError) as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        return USER_ERROR
+    print_estimate(record)
+    print(
+        f"cached in {estimate_path(config)}: train with --est and the same data flags, or see it there",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def estimated_dist(config: Config, device: torch.device) -> list[float] | None:
+    """What `--est` aims at, estimated now if no cached estimate is there; a dry run only says that it would be."""
+    if not config.est:
+        return None
+    wanted = estimate_config(config)
+    if config.dry_run and not estimate_path(wanted).exists():
+        print(f"--est: would be estimated first, into {estimate_path(wanted)}", file=sys.stderr)
+        return None
+    dist: list[float] = load_or_estimate(wanted, device)["dist"]
+    return dist
+
+
+def watch(config: Config, folder: Path, others: Sequence[Tracker]) -> AlertTracker:
+    """What looks out for hopeless runs, and tells standard error and those trackers that take alerts."""
+    sinks = [tracker.alert for tracker in others if isinstance(tracker, AlertSink)]
+    return AlertTracker(folder, [print_alert, *sinks] if config.alerts else [], stop=config.stop_on_collapse)
+
+
 def sweep_trial() -> str | None:
     """The id of the sweep's trial that this process is, where an agent started it."""
     return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
-
-
-def _stop(number: int, frame: FrameType | None) -> Any:
-    """A request to stop ends training like an error would: trackers hear of it, the last checkpoint stays."""
-    raise SystemExit(128 + number)

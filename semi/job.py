@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -13,14 +13,24 @@ import numpy
 import torch
 from torch import Tensor
 
-from darp import NoRefiner, PseudoLabelStore, Refiner, solve, solve_reference
+from darp import (
+    NoRefiner,
+    PseudoLabelStore,
+    Refiner,
+    align,
+    denoised,
+    solve,
+    solve_reference,
+    solve_sinkhorn,
+)
 from darp.refiner import TargetSource
-from data import Dataset, Loader, Split, load_dataset, make_split, normalize
+from data import Dataset, Loader, Split, load_dataset, normalize
 from models import Classifier, build_model
 from semi import checkpoint
 from semi.config import NOT_SHAPING, Config, ConfigError
 from semi.ema import Ema
 from semi.methods import METHODS, Method
+from semi.split import split_for
 
 WINDOW = 20  # epochs in the mean that the paper reports
 
@@ -48,14 +58,17 @@ class Job:
     best_bacc: float = 0.0
 
 
-def build_job(config: Config, device: torch.device) -> Job:
+def build_job(config: Config, device: torch.device, estimated_dist: Sequence[float] | None = None) -> Job:
     """Seeds, then builds. Writes nothing but what a download stores under `data_dir`.
+
+    estimated_dist: class distribution [K] of the unlabeled images (`--est`), the refinement's target; without it the
+    target is that of the labeled ones.
 
     Raises ConfigError or DataError, one line each, when the configuration and the data do not fit.
     """
     torch.manual_seed(config.seed)
     dataset = load_dataset(config.dataset, config.data_dir)
-    split = split_for(config, dataset)
+    split = split_for(config, dataset, include_labeled=METHODS[config.semi_method].unlabeled_includes_labeled)
     num_classes = len(dataset.class_names)
     labeled_dist = torch.tensor(split.counts_x, dtype=torch.float64) / sum(split.counts_x)
     method = METHODS[config.semi_method].from_config(config, labeled_dist)
@@ -63,7 +76,8 @@ def build_job(config: Config, device: torch.device) -> Job:
     extra = dataset.extra_unlabeled_images
     images_u = (dataset.train_images if extra is None else extra)[split.index_u]
     store = PseudoLabelStore(len(images_u), num_classes, device)
-    target_counts = (labeled_dist * len(images_u)).tolist()
+    holds_labeled = method.unlabeled_includes_labeled and extra is None
+    target_counts = target_for(split.counts_x, len(images_u), holds_labeled, estimated_dist)
     loader = Loader(
         dataset.train_images[split.index_x],
         dataset.train_labels[split.index_x],
@@ -99,48 +113,51 @@ def build_job(config: Config, device: torch.device) -> Job:
     )
 
 
-def split_for(config: Config, dataset: Dataset) -> Split:
-    """The labeled and unlabeled images that the configuration asks for."""
-    extra = dataset.extra_unlabeled_images
-    try:
-        return make_split(
-            dataset.train_labels,
-            len(dataset.class_names),
-            num_max=config.num_max,
-            ratio=config.ratio,
-            imb_ratio_l=config.imb_ratio_l,
-            imb_ratio_u=config.imb_ratio_u,
-            imb_ratio_u_reversed=config.imb_ratio_u_reversed,
-            step=config.step,
-            shuffle_seed=config.split_seed,
-            include_labeled=METHODS[config.semi_method].unlabeled_includes_labeled,
-            extra_unlabeled=0 if extra is None else len(extra),
-        )
-    except ValueError as error:
-        raise ConfigError(f"--{error}") from None
+def target_for(
+    labeled_counts: Sequence[int],
+    num_unlabeled: int,
+    holds_labeled: bool,
+    estimated_dist: Sequence[float] | None,
+) -> list[float]:
+    """Counts [K] that sum to `num_unlabeled`: the labeled distribution scaled, or the estimated one.
+
+    The estimate is of the unlabeled images proper. Where the unlabeled set holds the labeled images too
+    (`holds_labeled`, FixMatch), these count as they are.
+    """
+    labeled = torch.tensor(labeled_counts, dtype=torch.float64)
+    if estimated_dist is None:
+        return (labeled / labeled.sum() * num_unlabeled).tolist()
+    known = labeled if holds_labeled else torch.zeros_like(labeled)
+    proper = num_unlabeled - float(known.sum())
+    return (torch.tensor(estimated_dist, dtype=torch.float64) * proper + known).tolist()
 
 
 def build_refiner(config: Config, store: PseudoLabelStore, target_counts: list[float]) -> TargetSource:
-    if not config.darp:
+    if config.refinement == "none":
         return NoRefiner()
     coarse = config.dataset in ("cifar100", "stl10")  # the published tolerances of the coordinate scheme
     published: Callable[..., Any] = partial(solve_reference, rounds=config.iter_T, tol=0.3 if coarse else 0.1)
+    solvers: dict[str, Callable[..., Any]] = {
+        "darp": denoised(solve if config.solver == "exact" else published, config.alpha),
+        "align": align,
+        "sinkhorn": solve_sinkhorn,
+    }
     return Refiner(
         store,
         target_counts,
         warm=config.warm,
         num_iter=config.num_iter,
-        alpha=config.alpha,
-        solver=solve if config.solver == "exact" else published,
+        solver=solvers[config.refinement],
     )
 
 
 def warnings(job: Job) -> list[str]:
     """What a person should know before hours of training."""
     config, found = job.config, list(job.split.warnings)
-    if config.darp and config.warm + 1 >= config.epochs:
+    given = "--darp" if config.darp else f"--refine {config.refinement}"
+    if config.refinement != "none" and config.warm + 1 >= config.epochs:
         found.append(
-            f"--darp has no effect: refinement begins after epoch {config.warm} (--warm) and the last epoch is "
+            f"{given} has no effect: refinement begins after epoch {config.warm} (--warm) and the last epoch is "
             f"{config.epochs - 1}; lower --warm"
         )
     return found
@@ -151,6 +168,7 @@ def describe(job: Job) -> dict[str, Any]:
     split = job.split
     return {
         **asdict(job.config),
+        "refine": job.config.refinement,
         "lambda_u": job.config.unlabeled_weight,
         "device": str(job.device),
         "class_names": list(job.dataset.class_names),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import defaultdict
 from dataclasses import fields
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from semi import checkpoint
+from semi import checkpoint, stopping
 from semi.device import Stopwatch
 from semi.evaluate import confusion, scores
 from semi.job import Job, describe, restore, snapshot
@@ -35,6 +36,11 @@ def run(job: Job, folder: Path, resume_from: Path | None, tracker: Tracker) -> N
         first_epoch, tracker_state = restore(job, state), state["tracker"]
     elif config.overwrite:
         keep_aside(folder)
+    if first_epoch >= config.epochs:
+        print(
+            f"nothing to train: epoch {config.epochs - 1} is done; raise --epochs to go on", file=sys.stderr
+        )
+        return
     exit_code = 1
     tracker.start(describe(job) | {"run_name": folder.name}, tracker_state, first_epoch)
     try:
@@ -42,17 +48,26 @@ def run(job: Job, folder: Path, resume_from: Path | None, tracker: Tracker) -> N
             overhead = {"time/log": 0.0, "time/checkpoint": 0.0}
             for epoch in range(first_epoch, config.epochs):
                 row = train_epoch(job, epoch, progress) | overhead
-                begin = time.perf_counter()
-                tracker.log(row)
-                logged = time.perf_counter()
-                checkpoint.save(
-                    folder / "checkpoint.pt", snapshot(job, epoch) | {"tracker": tracker.state_dict()}
-                )
-                overhead = {"time/log": logged - begin, "time/checkpoint": time.perf_counter() - logged}
+                with stopping.held():
+                    begin = time.perf_counter()
+                    tracker.log(row)
+                    logged = time.perf_counter()
+                    keep(job, epoch, folder, tracker)
+                    overhead = {"time/log": logged - begin, "time/checkpoint": time.perf_counter() - logged}
                 progress.epoch(row, config.epochs)
         exit_code = 0
+    except SystemExit as stop:
+        exit_code = stop.code if isinstance(stop.code, int) else 1
+        raise
     finally:
         tracker.finish(exit_code)
+
+
+def keep(job: Job, epoch: int, folder: Path, tracker: Tracker) -> None:
+    """`checkpoint.pt` of this epoch, and `best.pt` where its test/bacc is the largest so far."""
+    checkpoint.save(folder / "checkpoint.pt", snapshot(job, epoch) | {"tracker": tracker.state_dict()})
+    if job.recent[-1][0] == job.best_bacc:
+        checkpoint.link(folder / "checkpoint.pt", folder / "best.pt")
 
 
 def train_epoch(job: Job, epoch: int, progress: Progress) -> dict[str, Any]:

@@ -25,11 +25,18 @@ def default_run_name(config: Config, trial: str | None = None) -> str:
         f"n{config.num_max}",
         f"il{config.imb_ratio_l:g}",
         f"iu{config.imb_ratio_u:g}{reversed_u}",
-        f"darp_a{config.alpha:g}_w{config.warm}" if config.darp else "plain",
+        _refinement(config),
         f"s{config.seed}",
         digest,
     ]
     return "_".join([*parts, trial] if trial else parts)
+
+
+def _refinement(config: Config) -> str:
+    if config.refinement == "none":
+        return "plain"
+    noise = f"_a{config.alpha:g}" if config.darp else ""  # the others remove no noise
+    return f"{config.refinement}{noise}_w{config.warm}"
 
 
 def run_folder(config: Config, trial: str | None = None) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -18,10 +19,11 @@ from typing import Any
 
 import yaml
 
-from sweeps.definition import Sweep, SweepError, command_of, trial_id, trials
+from sweeps.definition import Sweep, SweepError, as_flags, command_of, trial_id, trials
 from tracking.metrics import is_known
 
 INTERRUPTED = 128 + signal.SIGINT
+ROOT = Path(__file__).parents[1]
 
 
 def trial_environment(sweep: Sweep, trial: Mapping[str, Any], params_file: Path) -> dict[str, str]:
@@ -100,7 +102,7 @@ def run(sweep: Sweep, *, jobs: int, count: int | None, gpus: Sequence[str], dry_
 
 
 def check(sweep: Sweep) -> int:
-    """Dry-run every trial; returns 0 when all could run. Prints a line for each that could not.
+    """Dry-run every trial; returns 0 when all could run. Prints a line for each that could not, and for each note.
 
     Raises SweepError when the metric is not one that a run logs.
     """
@@ -109,14 +111,33 @@ def check(sweep: Sweep) -> int:
         raise SweepError(
             f"{sweep.path}: metric.name {name}: no run logs it; python3 train.py --dry-run lists the keys"
         )
-    bad = 0
     cells = list(trials(sweep, None if sweep.method == "grid" else min(sweep.run_cap or 8, 8)))
-    for trial in cells:
-        command = [*command_of(sweep, trial, sys.executable), "--dry-run"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            bad += 1
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            print(f"{shlex.join(command)}\n  {last}")
-    print(f"{sweep.path}: {len(cells) - bad} of {len(cells)} trials can run")
+    outcomes = rehearse(sweep, cells)
+    for trial, outcome in zip(cells, outcomes, strict=True):
+        for sentence in filter(None, (outcome["problem"], *outcome["notes"])):
+            print(f"{shlex.join(as_flags(trial))}\n  {sentence}")
+    for reason in sorted({outcome["unchecked"] for outcome in outcomes} - {""}):
+        print(f"{sweep.path}: the flags fit; class counts were not checked: {reason}")
+    bad = sum(bool(outcome["problem"]) for outcome in outcomes)
+    capped = sum(bool(outcome["notes"]) for outcome in outcomes)
+    marked = f", {capped} of them with fewer images than asked for" if capped else ""
+    print(f"{sweep.path}: {len(cells) - bad} of {len(cells)} trials can run{marked}")
     return 1 if bad else 0
+
+
+def rehearse(sweep: Sweep, cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What `semi.rehearsal` says of each trial, in one process for all of them. Nothing is trained or written."""
+    commands = []
+    for trial in cells:
+        words = command_of(sweep, trial, sys.executable)
+        commands.append(words[words.index(sweep.program) :] if sweep.program in words else words)
+    done = subprocess.run(
+        [sys.executable, "-m", "semi.rehearsal"],
+        input=json.dumps(commands),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found

@@ -16,7 +16,7 @@ ROW: dict[str, str] = {
     "epoch": "number of the epoch, from 0",
     "lr": "learning rate",
     "loss/{total,x,u,r,e}": "mean over the epoch's steps: total, labeled, unlabeled, rotation, first strong view",
-    "test/{acc,bacc,gm,many,medium,few,loss}": "test set, averaged weights: accuracy, mean recall, geometric mean, thirds",
+    "test/{acc,bacc,gm,many,medium,few,loss}": "averaged weights: accuracy, mean recall, geometric mean, thirds",
     "test/recall/<class>": "recall of each class on the test set",
     "last20/{bacc,gm}": "mean of the last 20 epochs (the paper's figure)",
     "best/bacc": "largest test/bacc so far",

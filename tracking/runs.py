@@ -23,9 +23,10 @@ METHOD_NAMES = {
     "fix": "FixMatch",
     "mix": "MixMatch",
     "remix": "ReMixMatch",
-    "supervised": "Supervised",
-    "pseudo_label": "Pseudo-Label",
+    "sup": "Supervised",
+    "pseudo": "Pseudo-Label",
 }
+REFINEMENT_NAMES = {"none": "", "align": " + alignment", "sinkhorn": " + Sinkhorn", "darp": " + DARP"}
 
 # Fields that name, place or repeat a run without making it another experiment.
 INCIDENTAL_FIELDS = frozenset(
@@ -34,7 +35,7 @@ INCIDENTAL_FIELDS = frozenset(
         "versions", "resume", "start_epoch", "config", "preset", "dry_run", "overwrite", "force", "trial",
         "tracker", "entity", "project", "group", "tags", "notes", "wandb_mode", "sweep", "quiet",
         "progress", "class_names", "labeled_counts", "labeled_counts_asked", "unlabeled_counts",
-        "unlabeled_counts_asked", "warnings",
+        "unlabeled_counts_asked", "warnings", "checkpoint", "estimation_dir",
     }
 )  # fmt: skip
 # Fields that only mean something when DARP is on: a run and its counterpart with DARP agree on all others.
@@ -49,6 +50,7 @@ class Regime(NamedTuple):
     num_max: float | None
     imb_ratio_l: float | None
     imb_ratio_u: float | None
+    imb_ratio_u_reversed: bool = False
 
     @property
     def label(self) -> str:
@@ -58,7 +60,9 @@ class Regime(NamedTuple):
         balanced = self.imb_ratio_l in (None, 1.0)
         words = f"{self.num_max:g} {'label' if self.num_max == 1 else 'labels'} a class"
         notes = [] if balanced else [f"imbalance {self.imb_ratio_l:g}"]
-        if self.imb_ratio_u not in (None, self.imb_ratio_l):
+        if self.imb_ratio_u_reversed:
+            notes.append(f"unlabeled imbalance {self.imb_ratio_u or 1:g} reversed")
+        elif self.imb_ratio_u not in (None, self.imb_ratio_l):
             notes.append(f"unlabeled imbalance {self.imb_ratio_u:g}")
         words = words if balanced else f"up to {words}"
         return f"{words} ({', '.join(notes)})" if notes else words
@@ -94,10 +98,12 @@ class Run:
     @property
     def regime(self) -> Regime:
         """The regime that this run belongs to."""
-        numbers = (
-            _number(self.config.get(key)) for key in ("ratio", "num_max", "imb_ratio_l", "imb_ratio_u")
-        )
-        return Regime(printable(self.config.get("dataset", "unknown data")), *numbers)
+        numbers = {
+            key: _number(self.config.get(key)) for key in ("ratio", "num_max", "imb_ratio_l", "imb_ratio_u")
+        }
+        reversed_u = self.config.get("imb_ratio_u_reversed") is True
+        dataset = printable(self.config.get("dataset", "unknown data"))
+        return Regime(dataset, imb_ratio_u_reversed=reversed_u, **numbers)
 
     @property
     def seed(self) -> str:
@@ -106,8 +112,19 @@ class Run:
 
     @property
     def darp(self) -> bool:
-        """Whether the pseudo-labels were refined."""
+        """Whether the pseudo-labels were refined by DARP."""
         return self.config.get("darp") is True
+
+    @property
+    def refinement(self) -> str:
+        """What refined the pseudo-labels, a key of `REFINEMENT_NAMES`."""
+        given = self.config.get("refine")
+        return given if given in REFINEMENT_NAMES else "darp" if self.darp else "none"
+
+    @property
+    def retrained(self) -> bool:
+        """Whether this is the retraining of a run's head."""
+        return self.config.get("head") == "crt"
 
     @property
     def epochs_asked(self) -> int | None:
@@ -152,12 +169,21 @@ class Group:
 
     @property
     def darp(self) -> bool:
-        """Whether these runs refined their pseudo-labels."""
+        """Whether these runs refined their pseudo-labels by DARP."""
         return self.runs[0].darp
 
+    @property
+    def refined(self) -> bool:
+        """Whether these runs refined their pseudo-labels, by DARP or otherwise."""
+        return self.runs[0].refinement != "none"
+
     def counterpart_key(self) -> str:
-        """Equal for two groups that agree on everything but DARP and its own settings."""
-        return _identity(self.runs[0].config, DARP_FIELDS)
+        """Equal for two groups that agree on everything but DARP and its own settings.
+
+        Runs with another refinement are nobody's counterpart.
+        """
+        with_or_without = self.runs[0].refinement in ("darp", "none")
+        return _identity(self.runs[0].config, DARP_FIELDS | ({"refine"} if with_or_without else set()))
 
 
 def printable(value: object) -> str:
@@ -251,19 +277,21 @@ def _identity(config: Mapping[str, Any], without: frozenset[str] = frozenset()) 
 
 
 def _many_labels_first(regime: Regime) -> tuple[Any, ...]:
-    numbers = [math.inf if number is None else number for number in regime[1:]]
-    return (regime.dataset, -numbers[1], *numbers[2:], numbers[0])
+    numbers = [math.inf if number is None else number for number in regime[1:5]]
+    return (regime.dataset, -numbers[1], *numbers[2:], numbers[0], regime.imb_ratio_u_reversed)
 
 
 def _label_groups(regime: Regime, batches: list[list[Run]]) -> list[Group]:
-    """Name each configuration by method and DARP, and by differing fields where that is not enough."""
+    """Name each configuration by method and refinement, and by differing fields where that is not enough."""
     by_name: dict[str, list[list[Run]]] = {}
-    for batch in sorted(batches, key=lambda batch: batch[0].darp):
+    order = list(REFINEMENT_NAMES)
+    for batch in sorted(batches, key=lambda batch: (batch[0].retrained, order.index(batch[0].refinement))):
         config = batch[0].config
         method = METHOD_NAMES.get(
             str(config.get("semi_method")), printable(config.get("semi_method", "unknown method"))
         )
-        by_name.setdefault(method + (" + DARP" if batch[0].darp else ""), []).append(batch)
+        name = method + REFINEMENT_NAMES[batch[0].refinement] + (" + cRT" if batch[0].retrained else "")
+        by_name.setdefault(name, []).append(batch)
     groups = []
     for name, alike in by_name.items():
         fields = sorted({str(key) for batch in alike for key in batch[0].config} - INCIDENTAL_FIELDS)

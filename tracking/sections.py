@@ -156,7 +156,7 @@ class _Sections:
 
     def _heatmap_pair(self, group: Group, run: Run) -> str:
         parts = []
-        for table, name in (("orig", "pseudo_orig"), ("refined", "refined"))[: 2 if group.darp else 1]:
+        for table, name in (("orig", "pseudo_orig"), ("refined", "refined"))[: 2 if group.refined else 1]:
             rows = [(int(run.rows[r]["epoch"]), run.shares(table, r)) for r in range(len(run.rows))]
             there = [(epoch, shares) for epoch, shares in rows if shares is not None]
             if there:
@@ -177,7 +177,7 @@ class _Sections:
         for together in [members] if len(members) <= 2 else [[group] for group in members]:
             lines = []
             for group in together:
-                for table, colour in (("orig", ORIG), ("refined", REFINED))[: 2 if group.darp else 1]:
+                for table, colour in (("orig", ORIG), ("refined", REFINED))[: 2 if group.refined else 1]:
                     seeds = [run.series(f"pseudo/{table}/{key}") for run in group.runs]
                     name = "pseudo_orig" if table == "orig" else table
                     dash = (1, 0) if group.darp else (6, 3)

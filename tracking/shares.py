@@ -20,7 +20,7 @@ def share_tables(group: Group) -> ShareTables:
     return ShareTables(
         class_names=names,
         orig=tables["orig"],
-        refined=tables["refined"] if group.darp else [],
+        refined=tables["refined"] if group.refined else [],
         target=tables["target"][0] if tables["target"] else None,
         true=tables["true"][0] if tables["true"] else None,
     )
@@ -28,7 +28,7 @@ def share_tables(group: Group) -> ShareTables:
 
 def share_summary(group: Group) -> str:
     """One line on a configuration's last epoch: distances, imbalance, seeds."""
-    tables = [("orig", "TV orig"), ("refined", "refined")][: 2 if group.darp else 1]
+    tables = [("orig", "TV orig"), ("refined", "refined")][: 2 if group.refined else 1]
     parts = [
         f"{words} {write_statistic(figure, '.3f')}"
         for table, words in tables

@@ -43,7 +43,7 @@ class Column:
 
 @dataclass(frozen=True)
 class FiguresRow:
-    """The final figures of one configuration; `figures` follows `COLUMNS`."""
+    """The final figures of one configuration; `figures` follows the columns that were asked for."""
 
     regime: str
     run: str
@@ -109,9 +109,11 @@ def statistic(values: Iterable[float | None]) -> Statistic | None:
     return Statistic(statistics.fmean(there), statistics.stdev(there) if len(there) > 1 else None, len(there))
 
 
-def final_figures(groups: Mapping[Regime, Sequence[Group]]) -> list[FiguresRow]:
+def final_figures(
+    groups: Mapping[Regime, Sequence[Group]], columns: Sequence[Column] = COLUMNS
+) -> list[FiguresRow]:
     """One row a configuration, in the order of the groups."""
-    return [_row(regime, group) for regime, members in groups.items() for group in members]
+    return [_row(regime, group, columns) for regime, members in groups.items() for group in members]
 
 
 def write_number(value: float, form: str) -> str:
@@ -139,12 +141,12 @@ def write_statistic(figure: Statistic | None, form: str) -> str:
     return f"{mean} ± {write_number(figure.deviation, form)}"
 
 
-def terminal_table(rows: Sequence[FiguresRow]) -> Table:
+def terminal_table(rows: Sequence[FiguresRow], columns: Sequence[Column] = COLUMNS) -> Table:
     """The rows as a small rich table; names are shown as they are, never read as markup."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column("run", overflow="fold", max_width=44)
     table.add_column("n", justify="right")
-    for column in COLUMNS:
+    for column in columns:
         if column.terminal != NO:
             table.add_column(column.heading.replace(" ", "\n"), justify="right", no_wrap=True)
     previous = None
@@ -156,7 +158,7 @@ def terminal_table(rows: Sequence[FiguresRow]) -> Table:
         previous = row.regime
         figures = [
             write_statistic(figure if column.terminal == FULL else _mean_alone(figure), column.form)
-            for figure, column in zip(row.figures, COLUMNS, strict=True)
+            for figure, column in zip(row.figures, columns, strict=True)
             if column.terminal != NO
         ]
         name = f"  {row.run} ({row.epochs} epochs)" if row.unfinished else f"  {row.run}"
@@ -180,7 +182,7 @@ def _mean_alone(figure: Statistic | None) -> Statistic | None:
     return None if figure is None else Statistic(figure.mean, None, figure.n)
 
 
-def _row(regime: Regime, group: Group) -> FiguresRow:
+def _row(regime: Regime, group: Group, columns: Sequence[Column]) -> FiguresRow:
     return FiguresRow(
         regime=f"{regime.dataset}, {regime.label}",
         run=group.label,
@@ -188,5 +190,5 @@ def _row(regime: Regime, group: Group) -> FiguresRow:
         seeds=tuple(run.seed for run in group.runs),
         epochs=epochs_text(group.runs),
         unfinished=not all(run.finished for run in group.runs),
-        figures=tuple(statistic(column.take(run) for run in group.runs) for column in COLUMNS),
+        figures=tuple(statistic(column.take(run) for run in group.runs) for column in columns),
     )

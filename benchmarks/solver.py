@@ -1,0 +1,185 @@
+"""A full refresh (noise removal, then the solve) against the published scheme, and against the memory's speed.
+
+    python -m benchmarks.solver [--quick]
+
+Ours and the reference take turns in one run; times are medians, in milliseconds. Warm: 640 rows have changed since
+the last solve (ten batches of 64) and the solve starts from its duals; the reference always starts afresh, as
+published. Passes are readings of the table; for the reference, K steps of its root searches count as one. Residual:
+max over classes of |column sum - target| / max(1, target). The roofline is the time that a refresh would take if it
+only moved its bytes (each pass reads the table, the last one also writes the result) at the bandwidth that a copy of
+a large array reaches here, or, if that is longer, only computed its exponentials at the speed of a loop of them.
+About 6 minutes on 2 cores; with --quick the small cases only, in 40 seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from darp import Solution, remove_noise, solve, solve_reference
+from darp.kernels_numba import exp_rate_loop
+
+ALPHA = 2.0
+CHANGED_ROWS = 640
+
+
+@dataclass(frozen=True)
+class Case:
+    """One table: labels with `imbalance_true`, predictions that lean to the first classes by `bias` logits."""
+
+    name: str
+    rows: int
+    classes: int
+    imbalance_true: float
+    imbalance_target: float
+    bias: float
+    repeats: int
+    reference_repeats: int
+    quick: bool
+
+
+CASES = (
+    Case("imbalance 150", 10_000, 10, 150, 150, 2.0, 15, 7, True),
+    Case("balanced", 30_000, 10, 1, 1, 0.0, 15, 7, True),
+    Case("skewed", 50_000, 10, 1, 1, 6.0, 15, 5, True),
+    Case("imbalance 100", 100_000, 10, 100, 100, 2.0, 9, 3, False),
+    Case("imbalance 10", 10_000, 100, 10, 10, 2.0, 9, 5, True),
+    Case("imbalance 100", 1_000_000, 10, 100, 100, 2.0, 5, 1, False),
+    Case("imbalance 10", 10_000, 1000, 10, 10, 2.0, 5, 2, False),
+    Case("imbalance 10", 100_000, 1000, 10, 10, 2.0, 2, 1, False),
+)
+
+
+def long_tail(rows: int, classes: int, imbalance: float) -> Tensor:
+    """Counts [K] that sum to `rows`, the first `imbalance` times the last."""
+    share = imbalance ** -torch.linspace(0, 1, classes, dtype=torch.float64)
+    return share / share.sum() * rows
+
+
+def predictions(case: Case, rows: int, seed: int) -> Tensor:
+    """Softmax [rows, K] float32 of normal logits with a margin for the true class and a lean to the first ones."""
+    generator = torch.Generator().manual_seed(seed)
+    share = long_tail(1, case.classes, case.imbalance_true)
+    labels = torch.multinomial(share, rows, replacement=True, generator=generator)
+    logits = torch.randn(rows, case.classes, generator=generator)
+    logits[torch.arange(rows), labels] += 2.0 + math.log(case.classes)
+    logits += case.bias * torch.linspace(1, 0, case.classes)
+    return torch.softmax(logits, 1)
+
+
+def remove_noise_by_sorting(probs: Tensor, counts: Tensor, alpha: float) -> Tensor:
+    """Noise removal as published: a loop over the classes, each column sorted."""
+    kept = torch.zeros_like(probs)
+    for k in range(probs.shape[1]):
+        order = torch.sort(probs[:, k], descending=True).indices[: int(alpha * float(counts[k]))]
+        values = probs[order, k]
+        kept[order, k] = values * ((counts[k] + 1e-6) / (values.sum() + 1e-6)).float()
+    kept += 1e-6
+    return kept / kept.sum(1, keepdim=True)
+
+
+def timed(work: Callable[[], Solution]) -> tuple[float, Solution]:
+    """Milliseconds and the result."""
+    start = time.perf_counter()
+    solution = work()
+    return (time.perf_counter() - start) * 1e3, solution
+
+
+def copy_bandwidth() -> float:
+    """Bytes per second that a copy of 256 MB moves, reading and writing counted."""
+    source = torch.ones(64_000_000)
+    target = torch.empty_like(source)
+    best = math.inf
+    for _ in range(5):
+        start = time.perf_counter()
+        target.copy_(source)
+        best = min(best, time.perf_counter() - start)
+    return 2 * source.numel() * 4 / best
+
+
+def exp_rate() -> float:
+    """Exponentials per second of the solver's own routine on all threads, its argument in the first-level cache."""
+    threads, repeats = torch.get_num_threads(), 20_000
+    values = [np.linspace(-20, 0, 1024) for _ in range(threads)]
+    exp_rate_loop(values[0], 1)
+    with ThreadPoolExecutor(threads) as pool:
+        start = time.perf_counter()
+        list(pool.map(lambda v: exp_rate_loop(v, repeats), values))
+        return threads * 1024 * repeats / (time.perf_counter() - start)
+
+
+def run_case(case: Case, bandwidth: float, exponentials: float) -> str:
+    """One line of the table."""
+    counts = long_tail(case.rows, case.classes, case.imbalance_target)
+    before = predictions(case, case.rows, seed=0)
+    after = before.clone()
+    changed = torch.randperm(case.rows, generator=torch.Generator().manual_seed(1))[:CHANGED_ROWS]
+    after[changed] = predictions(case, CHANGED_ROWS, seed=2)
+
+    def refresh(warm_start: Tensor | None) -> Solution:
+        return solve(remove_noise(after, counts, ALPHA), counts, warm_start=warm_start)
+
+    def published() -> Solution:
+        return solve_reference(remove_noise_by_sorting(after, counts, ALPHA), counts)
+
+    duals = solve(remove_noise(before, counts, ALPHA), counts).duals
+    refresh(duals)
+    cold_ms, warm_ms, reference_ms = [], [], []
+    for turn in range(case.repeats):
+        took, cold = timed(lambda: refresh(None))
+        cold_ms.append(took)
+        took, warm = timed(lambda: refresh(duals))
+        warm_ms.append(took)
+        if turn < case.reference_repeats:
+            took, reference = timed(published)
+            reference_ms.append(took)
+    cold_time, warm_time, reference_time = map(statistics.median, (cold_ms, warm_ms, reference_ms))
+    entries = case.rows * case.classes
+    bytes_moved = (
+        4 * entries * (cold.iterations + cold.products + 1 + 5)
+    )  # 4 readings and a writing select entries
+    roofline = 1e3 * max(bytes_moved / bandwidth, entries * cold.iterations / exponentials)
+    return (
+        f"{case.rows:>9,} x {case.classes:<4} {case.name:<13}"
+        f" {reference_time:>9.1f} {reference.iterations:>4} {reference.residual:>8.0e}"
+        f" {cold_time:>8.2f} {cold.iterations:>3}+{cold.products:<3} {cold.residual:>7.0e} {reference_time / cold_time:>6.1f}x"
+        f" {warm_time:>8.2f} {warm.iterations:>3}+{warm.products:<3} {warm.residual:>7.0e} {reference_time / warm_time:>6.1f}x"
+        f" {100 * roofline / cold_time:>4.0f}%  {case.repeats}/{case.reference_repeats}"
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="small cases only")
+    quick = parser.parse_args().quick
+    solve(torch.full((64, 3), 1 / 3), [10, 20, 34])  # loads or builds the machine code
+    bandwidth, exponentials = copy_bandwidth(), exp_rate()
+    print(
+        f"{torch.get_num_threads()} threads, copy {bandwidth / 1e9:.1f} GB/s, {exponentials / 1e9:.2f} G exp/s"
+    )
+    print(
+        "times in ms; passes + products of conjugate gradients; repeats of ours/of the reference (slow ones fewer)"
+    )
+    print(
+        f"{'N x K':>16} {'':<13} {'reference':>9} {'pass':>4} {'residual':>8}"
+        f" {'cold':>8} {'passes':>7} {'resid.':>7} {'':>7} {'warm':>8} {'passes':>7} {'resid.':>7} {'':>7} {'roof':>5}"
+    )
+    for case in CASES:
+        if case.quick or not quick:
+            print(run_case(case, bandwidth, exponentials), flush=True)
+
+
+if __name__ == "__main__":
+    main()

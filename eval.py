@@ -1,0 +1,89 @@
+"""Score a checkpoint on the test set, or summarise finished runs over their seeds.
+
+python3 eval.py score result/NAME/checkpoint.pt
+python3 eval.py summary result --csv scores.csv --markdown docs/results/scores.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from data import DataError
+from semi.checkpoint import CheckpointError
+from semi.device import pick_device
+from semi.scoring import score, show
+from semi.trained import load_trained
+from tracking.local import write_atomically
+from tracking.runs import find_runs, group_runs, printable
+from tracking.summary import COLUMNS, as_csv, as_markdown, provenance
+from tracking.table import final_figures, terminal_table
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code 2 when there is nothing to score, with one line that says why."""
+    parser = argparse.ArgumentParser(
+        prog="eval.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    scores = verbs.add_parser("score", help="recall of each class, confusion matrix, bACC, GM, thirds")
+    scores.add_argument("checkpoint", type=Path, help="a run's checkpoint.pt, or that of retrain_head.py")
+    scores.add_argument("--gpu", default="0", help="number among the visible GPUs; cpu for none (default: 0)")
+    scores.add_argument("--data-dir", "--data_dir", default="", help="default: where the run had its images")
+    summaries = verbs.add_parser("summary", help="mean of the last 20 epochs, mean and deviation over seeds")
+    summaries.add_argument("runs", nargs="+", help="folders with runs in or below them")
+    summaries.add_argument("--csv", type=Path, help="also write the table to this file")
+    summaries.add_argument("--markdown", type=Path, help="the same as Markdown, with where it comes from")
+    summaries.add_argument("--title", default="Scores", help="heading of the Markdown page")
+    summaries.add_argument("--note", action="append", default=[], help="a line for the page; may be repeated")
+    options = parser.parse_args(arguments)
+    try:
+        return _score(options) if options.verb == "score" else _summary(options)
+    except (CheckpointError, DataError, OSError) as error:
+        print(f"eval.py: {error}", file=sys.stderr)
+        return 2
+
+
+def _score(options: argparse.Namespace) -> int:
+    device, note = pick_device(options.gpu)
+    if note:
+        print(note, file=sys.stderr)
+    trained = load_trained(options.checkpoint, device, options.data_dir)
+    console = _console()
+    show(console, *score(trained), trained.dataset.class_names)
+    return 0
+
+
+def _summary(options: argparse.Namespace) -> int:
+    runs, problems = find_runs(options.runs)
+    for problem in problems:
+        print(f"eval.py: {problem}", file=sys.stderr)
+    if not runs:
+        print(
+            f"eval.py: no run in {', '.join(map(printable, options.runs))}: name folders that hold runs "
+            "(config.yaml and metrics.jsonl)",
+            file=sys.stderr,
+        )
+        return 2
+    rows = final_figures(group_runs(runs), COLUMNS)
+    _console().print(terminal_table(rows, COLUMNS))
+    if options.csv:
+        write_atomically(options.csv, as_csv(rows))
+    if options.markdown:
+        options.markdown.parent.mkdir(parents=True, exist_ok=True)
+        command = shlex.join(["python3", "eval.py", *sys.argv[1:]])
+        about = provenance(runs, command, options.note, Path(__file__).parent)
+        write_atomically(options.markdown, as_markdown(rows, options.title, about))
+    return 0
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 140)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""The class distribution of the unlabeled images, from a network that learns from labels alone (`--est`, estimate.py).
+
+The recipe is the original's: `num_val` labeled images of each class are held out, the rest train a supervised network
+with mixup, and each epoch gives a confusion matrix on the held-out images and predictions on the unlabeled ones. The
+estimate uses the predictions averaged over the epochs after the last drop of the learning rate; `darp.estimation` says
+how, and also gives what the original's rule would have. It is cached in `<estimation_dir>/<key>.json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from darp.estimation import confusion_matrix, estimate, published_estimate
+from data import Dataset, Loader, Split, load_dataset, normalize
+from models import Classifier, build_model
+from semi.config import Config, ConfigError, DataConfig, EstimateConfig
+from semi.losses import soft_cross_entropy
+from semi.mixing import mixup
+from semi.split import split_for
+from tracking.local import write_atomically
+
+NOT_SHAPING = frozenset({"data_dir", "gpu", "estimation_dir", "overwrite"})
+DROPS = (0.8, 0.9)  # shares of the epochs after which the learning rate falls to a tenth
+EVALUATION_BATCH = 500
+
+
+class NotIdentifiable(ConfigError):
+    """The labels at hand do not tell the unlabeled class distribution. The message is one line, with the remedy."""
+
+
+def estimate_config(config: Config) -> EstimateConfig:
+    """The estimation that `--est` asks for: the run's data and network, the recipe's training."""
+    shared = {spec.name: getattr(config, spec.name) for spec in dataclasses.fields(DataConfig)}
+    return EstimateConfig(**shared, epochs=config.est_epochs, val_iteration=config.est_val_iteration)
+
+
+def estimate_path(config: EstimateConfig) -> Path:
+    """Where the estimate is cached: a readable name that ends in a digest of all that determines it."""
+    shaping = {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_SHAPING}
+    digest = hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:8]
+    reversed_u = "rev" if config.imb_ratio_u_reversed else ""
+    name = (
+        f"{config.dataset}_r{config.ratio:g}_n{config.num_max}_il{config.imb_ratio_l:g}_iu{config.imb_ratio_u:g}"
+        f"{reversed_u}_s{config.seed}_{digest}.json"
+    )
+    return Path(config.estimation_dir) / name
+
+
+def load_or_estimate(config: EstimateConfig, device: torch.device) -> dict[str, Any]:
+    """The cached record, or a new one, which is then cached.
+
+    Raises ConfigError where the distribution cannot be told, with the remedy.
+    """
+    path = estimate_path(config)
+    record = read_record(path) if path.exists() and not config.overwrite else None
+    if record is None:
+        record = run_estimation(config, device)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(record, indent=1) + "\n")
+    if not record["identifiable"]:
+        raise NotIdentifiable(
+            f"--est: the unlabeled class distribution cannot be told: {record['reason']} ({path})"
+        )
+    return record
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+        if len(record["dist"]) == len(record["class_names"]):
+            return record
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ConfigError(f"--est: {path} is not an estimate; move it away, or run estimate.py with --overwrite")
+
+
+def run_estimation(config: EstimateConfig, device: torch.device) -> dict[str, Any]:
+    """Train, predict, estimate: the record as plain values. Writes nothing."""
+    torch.manual_seed(config.seed)
+    dataset = load_dataset(config.dataset, config.data_dir)
+    split = split_for(config, dataset, include_labeled=False)
+    heldout, rest = hold_out(dataset.train_labels[split.index_x], config.num_val)
+    images_x, labels_x = dataset.train_images[split.index_x], dataset.train_labels[split.index_x]
+    extra = dataset.extra_unlabeled_images
+    images_u = (dataset.train_images if extra is None else extra)[split.index_u]
+    model = build_model(config.arch, len(dataset.class_names)).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=config.lr, momentum=0.9, weight_decay=1e-4)
+    milestones = [max(1, int(share * config.epochs)) for share in DROPS]
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
+    loader = Loader(
+        images_x[rest],
+        labels_x[rest],
+        images_u,
+        views_x=("weak",),
+        views_u=(),
+        batch_size=config.batch_size,
+        mean=dataset.mean,
+        std=dataset.std,
+        flip=dataset.flip,
+        device=device,
+        seed=config.seed,
+    )
+    heldout_labels = labels_x[heldout].numpy()
+    per_epoch, kept = [], []
+    console = Console(stderr=True)
+    for epoch in track(
+        range(config.epochs), "estimating", console=console, transient=True, disable=not console.is_terminal
+    ):
+        train_epoch(model, loader, optimizer, config)
+        schedule.step()
+        on_heldout = predict(model, images_x[heldout], dataset, device)
+        on_unlabeled = predict(model, images_u, dataset, device)
+        per_epoch.append((confusion_matrix(on_heldout, heldout_labels), on_unlabeled.mean(axis=0)))
+        if epoch >= min(milestones[-1], config.epochs - 1):
+            kept.append((on_heldout, on_unlabeled))
+    mean_heldout, mean_unlabeled = (np.mean(tables, axis=0) for tables in zip(*kept, strict=True))
+    found = estimate(
+        mean_heldout, heldout_labels, mean_unlabeled, max_condition=config.th_cond, seed=config.seed
+    )
+    published, accepted = published_estimate(per_epoch, max_condition=config.th_cond)
+    return {
+        "config": dataclasses.asdict(config),
+        "class_names": list(dataset.class_names),
+        "dist": found.dist.tolist(),
+        "low": found.low.tolist(),
+        "high": found.high.tolist(),
+        "condition": found.condition if np.isfinite(found.condition) else None,
+        "identifiable": found.identifiable,
+        "reason": found.reason,
+        "published_dist": None if published is None else published.tolist(),
+        "accepted_epochs": accepted,
+        "heldout_counts": np.bincount(heldout_labels, minlength=len(dataset.class_names)).tolist(),
+        "labeled_counts": split.counts_x,
+        "unlabeled_images": len(split.index_u),
+        **diagnosis(found.dist, split),
+    }
+
+
+def hold_out(labels: Tensor, num_val: int) -> tuple[Tensor, Tensor]:
+    """Positions (held out, the rest) in labels [n]: the first `num_val` of each class, half of a class with fewer than
+    twice as many, none of a class with one."""
+    held, rest = [], []
+    for k in range(int(labels.max()) + 1):
+        rows = torch.nonzero(labels == k).flatten()
+        n = min(num_val, len(rows) // 2)
+        held.append(rows[:n])
+        rest.append(rows[n:])
+    return torch.cat(held), torch.cat(rest)
+
+
+def train_epoch(
+    model: Classifier, loader: Loader, optimizer: torch.optim.Optimizer, config: EstimateConfig
+) -> None:
+    model.train()
+    for _ in range(config.val_iteration):
+        batch = loader.next()
+        labels = F.one_hot(batch.labels_x, model.head.out_features).float()
+        images, targets = mixup(batch.views_x[0], labels, config.mix_alpha)
+        loss = soft_cross_entropy(model(images), targets)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+
+@torch.no_grad()
+def predict(model: Classifier, images: Tensor, dataset: Dataset, device: torch.device) -> np.ndarray:
+    """Class probabilities float64 [n, K] of uint8 images [n, 3, H, W], in evaluation mode."""
+    model.eval()
+    chunks = [normalize(c.to(device), dataset.mean, dataset.std) for c in images.split(EVALUATION_BATCH)]
+    return torch.cat([model(chunk).softmax(dim=1) for chunk in chunks]).double().cpu().numpy()
+
+
+def print_estimate(record: dict[str, Any]) -> None:
+    """The estimate as a table, beside the labeled prior and, where it is known, the truth."""
+    table = Table("class", "share", "95 % interval", "labeled", *(["true"] if "true_dist" in record else []))
+    labeled = np.array(record["labeled_counts"]) / sum(record["labeled_counts"])
+    for k, name in enumerate(record["class_names"]):
+        cells = [
+            name,
+            f"{record['dist'][k]:.3f}",
+            f"{record['low'][k]:.3f} to {record['high'][k]:.3f}",
+            f"{labeled[k]:.3f}",
+        ]
+        table.add_row(*cells, *([f"{record['true_dist'][k]:.3f}"] if "true_dist" in record else []))
+    Console().print(table)
+    print(
+        f"condition number {record['condition']:.1f}; the published rule accepts {record['accepted_epochs']} of "
+        f"{record['config']['epochs']} epochs"
+    )
+    if "tv_true" in record:
+        print(
+            f"total variation from the truth: {record['tv_true']:.3f}; "
+            f"of the labeled distribution: {record['tv_true_of_labeled_prior']:.3f}"
+        )
+
+
+def diagnosis(dist: np.ndarray, split: Split) -> dict[str, Any]:
+    """How far the estimate and, beside it, the labeled prior are from the truth, where the truth is known."""
+    if not split.counts_u or np.isnan(dist).any():
+        return {}
+    true = np.array(split.counts_u) / sum(split.counts_u)
+    prior = np.array(split.counts_x) / sum(split.counts_x)
+    return {
+        "true_dist": true.tolist(),
+        "tv_true": float(np.abs(dist - true).sum() / 2),
+        "tv_true_of_labeled_prior": float(np.abs(prior - true).sum() / 2),
+    }

@@ -1,0 +1,59 @@
+"""A trained network out of a run's checkpoint, with the data that it was trained and is tested on."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data import Dataset, load_dataset, normalize
+from models import Classifier, build_model
+from semi import checkpoint
+from semi.checkpoint import CheckpointError
+from semi.config import Config
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The averaged weights of a run, frozen and in evaluation mode, on `device`."""
+
+    path: Path
+    config: Config
+    epoch: int  # the last one that was trained
+    dataset: Dataset
+    model: Classifier
+    device: torch.device
+
+    def test_set(self) -> tuple[Tensor, Tensor]:
+        """Normalised float32 [M, 3, 32, 32] and int64 [M], on the device."""
+        data = self.dataset
+        return normalize(data.test_images.to(self.device), data.mean, data.std), data.test_labels.to(
+            self.device
+        )
+
+
+def load_trained(path: Path, device: torch.device, data_dir: str = "") -> Trained:
+    """Read a `checkpoint.pt`; the data set is looked for where the run had it unless `data_dir` is given.
+
+    Raises CheckpointError or DataError, one line each.
+    """
+    state = checkpoint.load(path, said="")
+    known = {field.name for field in dataclasses.fields(Config)}
+    try:
+        config = Config(**{name: value for name, value in state["config"].items() if name in known})
+        weights, epoch = state["ema"], int(state["epoch"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: not the checkpoint of a training run ({error})") from None
+    dataset = load_dataset(config.dataset, data_dir or config.data_dir)
+    model = build_model(config.arch, len(dataset.class_names)).to(device)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: its weights do not fit --arch {config.arch} ({str(error).splitlines()[0]})"
+        ) from None
+    model.eval().requires_grad_(False)
+    return Trained(path, config, epoch, dataset, model, device)

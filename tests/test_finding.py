@@ -1,0 +1,51 @@
+"""The finding, on real images: the presets of the README, trained for real, three seeds."""
+
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from semi.cli import parse
+from semi.config import Config
+from tests.semi.runs import train
+
+ROOT = Path(__file__).parents[1]
+SEEDS = (0, 1, 2)
+RUNS = [(regime, darp, seed) for seed in SEEDS for regime, darp in (("many", False), ("few", False), ("few", True))]
+
+
+def last_row(out: Path, regime: str, darp: bool, seed: int) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    preset = ROOT / "configs" / f"digits_regime_{regime}.yaml"
+    flags = [f"--config={preset}", f"--darp={darp}", f"--seed={seed}", f"--out={out}", "--gpu=cpu"]
+    return train(parse(flags, "test", Config)[0])[-1]
+
+
+@pytest.fixture(scope="module")
+def final(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool, int], dict[str, Any]]:
+    out = tmp_path_factory.mktemp("finding")
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        rows = pool.map(last_row, *zip(*((out, *run) for run in RUNS), strict=True))
+        return dict(zip(RUNS, rows, strict=True))
+
+
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("seed", SEEDS), pytest.mark.xdist_group("finding")]
+
+
+def test_few_labels_put_the_pseudo_labels_three_times_further_from_the_truth_than_many(final, seed):
+    few, many = final["few", False, seed], final["many", False, seed]
+    assert few["pseudo/orig/tv_true"] >= 3 * many["pseudo/orig/tv_true"]
+
+
+def test_darp_brings_the_pseudo_labels_three_times_nearer_to_the_truth(final, seed):
+    raw, repaired = final["few", False, seed], final["few", True, seed]
+    assert repaired["pseudo/orig/tv_true"] <= raw["pseudo/orig/tv_true"] / 3
+    assert repaired["pseudo/refined/tv_true"] < 0.001
+
+
+def test_darp_raises_the_accuracy(final, seed):
+    raw, repaired = final["few", False, seed], final["few", True, seed]
+    assert repaired["test/acc"] > raw["test/acc"]

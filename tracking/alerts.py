@@ -1,0 +1,259 @@
+"""What goes wrong in a run, told while it can still be stopped: each alert has a reason and a remedy.
+
+`alerts(rows)` is a pure function of the rows so far; `AlertTracker` applies it after each epoch and tells each kind
+once a run, also over a resume.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from tracking.base import Row
+
+GRACE = 3  # epochs at the start in which few classes, or no confident row, are nothing unusual
+STREAK = 3  # epochs in a row that make a state of it
+MASK_STREAK = 10
+COLLAPSED_SHARE = 0.5  # of the target's effective number of classes
+DEAD_SHARE = 0.05  # of the class's target share
+UNCONVERGED_SHARE = 0.1  # of an epoch's solves
+THRESHOLDED = frozenset({"fix", "pseudo"})  # methods that train on rows over the threshold alone
+HOPELESS = frozenset({"collapse", "loss"})
+HOPELESS_EXIT = 3
+
+
+@dataclass(frozen=True)
+class Alert:
+    """`kind` is told once a run. `epoch` is the one whose row made it true."""
+
+    kind: str
+    epoch: int
+    title: str
+    reason: str
+    remedy: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.reason} {self.remedy}"
+
+
+@runtime_checkable
+class AlertSink(Protocol):
+    """A tracker that passes alerts on."""
+
+    def alert(self, alert: Alert) -> None: ...
+
+
+class Hopeless(SystemExit):
+    """`--stop_on_collapse` ends the run; the exit code is HOPELESS_EXIT."""
+
+    def __init__(self) -> None:
+        super().__init__(HOPELESS_EXIT)
+
+
+def alerts(rows: Sequence[Row], *, thresholded: bool = True) -> list[Alert]:
+    """The first alert of each kind, in the order of the epochs.
+
+    Args:
+        rows: rows of consecutive epochs, oldest first, under the keys of `tracking.metrics.ROW`.
+        thresholded: whether the method trains on confident rows alone; else the mask rate means nothing.
+    """
+    checks: list[Callable[[Sequence[Row]], Alert | None]] = [_loss, _collapse, _dead_class, _unconverged]
+    checks += [_nothing_selected, _everything_selected] if thresholded else []
+    found: dict[str, Alert] = {}
+    for end in range(1, len(rows) + 1):
+        recent = rows[max(0, end - MASK_STREAK) : end]
+        for check in checks:
+            if (alert := check(recent)) is not None:
+                found.setdefault(alert.kind, alert)
+    return list(found.values())
+
+
+def effective_classes(shares: Iterable[float]) -> float:
+    """exp of the entropy: K for K equal shares, 1 when one class has everything."""
+    return math.exp(-sum(p * math.log(p) for p in shares if p > 0))
+
+
+def _shares(row: Row, table: str) -> list[float]:
+    shares: list[float] = []
+    while (share := row.get(f"pseudo/{table}/{len(shares)}")) is not None:
+        shares.append(float(share))
+    return shares
+
+
+def _lasting(rows: Sequence[Row], length: int, holds: Callable[[Row], bool]) -> bool:
+    """Whether it holds in each of the last `length` rows, all of them past the grace."""
+    last = rows[-length:]
+    return len(last) == length and last[0]["epoch"] >= GRACE and all(map(holds, last))
+
+
+def _loss(rows: Sequence[Row]) -> Alert | None:
+    broken = [
+        key
+        for key, value in rows[-1].items()
+        if key.startswith("loss/") and (value is None or not math.isfinite(value))
+    ]
+    if not broken:
+        return None
+    return Alert(
+        "loss",
+        rows[-1]["epoch"],
+        "The loss is not finite",
+        f"{', '.join(broken)} of epoch {rows[-1]['epoch']} is nan or infinite: the weights are lost.",
+        "Go back with a smaller --lr, and a smaller --lambda-u or --ratio if that does not help.",
+    )
+
+
+def _collapsed(row: Row) -> bool:
+    shares, target = _shares(row, "refined"), _shares(row, "target")
+    return bool(shares and target) and effective_classes(shares) < COLLAPSED_SHARE * effective_classes(target)
+
+
+def _collapse(rows: Sequence[Row]) -> Alert | None:
+    if not _lasting(rows, STREAK, _collapsed):
+        return None
+    row = rows[-1]
+    now, wanted = (effective_classes(_shares(row, table)) for table in ("refined", "target"))
+    largest = max(range(len(_shares(row, "refined"))), key=_shares(row, "refined").__getitem__)
+    remedy = (
+        "Refinement is on: look at darp/residual, and at --alpha (more entries kept) and --warm (sooner)."
+        if row.get("darp/solves")
+        else "Refine them with --darp, or use more labels (--num_max) or fewer unlabeled images (--ratio)."
+    )
+    return Alert(
+        "collapse",
+        row["epoch"],
+        f"Pseudo-labels collapse: {now:.1f} effective classes",
+        f"For {STREAK} epochs the pseudo-labels have had the spread of less than half the {wanted:.1f} classes of the "
+        f"target ({now:.1f}); class {largest} has {max(_shares(row, 'refined')):.0%} of them.",
+        remedy,
+    )
+
+
+def _dead(row: Row) -> list[int]:
+    return [
+        k
+        for k, share in enumerate(_shares(row, "refined_hard"))
+        if share < DEAD_SHARE * row.get(f"pseudo/target/{k}", 0.0)
+    ]
+
+
+def _dead_class(rows: Sequence[Row]) -> Alert | None:
+    if not _lasting(rows, STREAK, lambda row: bool(_dead(row))):
+        return None
+    last = rows[-STREAK:]
+    dead = sorted(set(_dead(last[0])).intersection(*map(_dead, last[1:])))
+    if not dead:
+        return None
+    return Alert(
+        "dead class",
+        last[-1]["epoch"],
+        f"Nothing is labeled {dead[0]}" if len(dead) == 1 else f"{len(dead)} classes are dead",
+        f"For {STREAK} epochs class {', '.join(map(str, dead))} has had less than {DEAD_SHARE:.0%} of its share among "
+        "the pseudo-labels: the network unlearns it.",
+        "Refine them with --darp (from an earlier epoch: --warm), or label more of these classes.",
+    )
+
+
+def _unconverged(rows: Sequence[Row]) -> Alert | None:
+    def failing(row: Row) -> bool:
+        solves = row.get("darp/solves") or 0
+        return bool(solves) and (row.get("darp/unconverged") or 0) >= UNCONVERGED_SHARE * solves
+
+    if len(rows) < 2 or not all(map(failing, rows[-2:])):
+        return None
+    row = rows[-1]
+    return Alert(
+        "refinement",
+        row["epoch"],
+        "Refinement does not converge",
+        f"{row['darp/unconverged']:.0f} of {row['darp/solves']:.0f} solves of this epoch ended off the target counts "
+        f"(residual {row.get('darp/residual') or math.nan:.1e}), in the epoch before as well.",
+        "Keep more entries with a larger --alpha, so that the target can be met; --solver exact if it is not used.",
+    )
+
+
+def _nothing_selected(rows: Sequence[Row]) -> Alert | None:
+    if not _lasting(rows, MASK_STREAK, lambda row: (row.get("pseudo/mask_rate") or 0.0) <= 0.001):
+        return None
+    return Alert(
+        "mask 0",
+        rows[-1]["epoch"],
+        "No pseudo-label is confident enough",
+        f"For {MASK_STREAK} epochs at most one row in a thousand has reached --tau: only the labels are learned from.",
+        "Lower --tau.",
+    )
+
+
+def _everything_selected(rows: Sequence[Row]) -> Alert | None:
+    def unearned(row: Row) -> bool:
+        return (row.get("pseudo/mask_rate") or 0.0) >= 0.999 and (row.get("test/bacc") or 0.0) < 0.9
+
+    if not _lasting(rows, MASK_STREAK, unearned):
+        return None
+    return Alert(
+        "mask 1",
+        rows[-1]["epoch"],
+        "Every pseudo-label counts as confident",
+        f"For {MASK_STREAK} epochs all rows have reached --tau, at a balanced accuracy of "
+        f"{rows[-1].get('test/bacc') or 0.0:.2f}: wrong labels are learned as well.",
+        "Raise --tau, or stop earlier.",
+    )
+
+
+class AlertTracker:
+    """Watches the rows of a run. Comes after the local tracker, whose file holds the epochs before a resume.
+
+    Args:
+        folder: the run's folder.
+        tell: called with each new alert; empty to be silent.
+        stop: whether a collapse or a loss that is not finite ends the run.
+    """
+
+    def __init__(self, folder: Path, tell: Sequence[Callable[[Alert], None]], *, stop: bool = False) -> None:
+        self.folder = folder
+        self.tell = tell
+        self.stop = stop
+        self._rows: list[Row] = []
+        self._told: set[str] = set()
+        self._thresholded = True
+
+    def start(self, config: Mapping[str, Any], state: Mapping[str, Any], first_epoch: int) -> None:
+        self._thresholded = config.get("semi_method") in THRESHOLDED
+        metrics = self.folder / "metrics.jsonl"
+        lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+        self._rows = [row for line in lines if (row := json.loads(line))["epoch"] < first_epoch]
+        self._told = {alert.kind for alert in alerts(self._rows, thresholded=self._thresholded)}
+        self._rows = self._rows[-MASK_STREAK:]
+
+    def log(self, row: Row) -> None:
+        self._rows = [*self._rows, row][-MASK_STREAK - STREAK :]
+        found = alerts(self._rows, thresholded=self._thresholded)
+        for alert in found:
+            if alert.kind not in self._told:
+                for tell in self.tell:
+                    tell(alert)
+        self._told |= {alert.kind for alert in found}
+        hopeless = [alert for alert in found if alert.kind in HOPELESS]
+        if self.stop and hopeless:
+            print(
+                f"--stop_on_collapse ends the run after epoch {row['epoch']} (exit code {HOPELESS_EXIT}): "
+                f"{hopeless[0].title}",
+                file=sys.stderr,
+            )
+            raise Hopeless
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def finish(self, exit_code: int) -> None:
+        pass
+
+
+def print_alert(alert: Alert) -> None:
+    print(f"epoch {alert.epoch}: {alert.title}. {alert.text}", file=sys.stderr)

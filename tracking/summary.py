@@ -1,0 +1,115 @@
+"""Scores of finished runs, mean and standard deviation over seeds: for the terminal, as CSV and as Markdown.
+
+bACC and GM are means over a run's last 20 epochs, in percent, as Kim et al. 2020 report them (section 4.1).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import platform
+import statistics
+import subprocess
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from tracking.runs import Run
+from tracking.table import FULL, MEAN, Column, FiguresRow, distance, duration_s, write_statistic
+
+WINDOW = 20  # epochs
+
+
+def _last_epochs(key: str) -> Column:
+    """Mean of `key` over the last epochs of a run, in percent."""
+
+    def take(run: Run) -> float | None:
+        values = run.series(key).values[-WINDOW:]
+        return 100 * statistics.fmean(values) if values else None
+
+    heading, meaning = {
+        "test/bacc": ("bACC", "mean recall over the classes of the test set"),
+        "test/gm": ("GM", "geometric mean of the recalls"),
+        "test/many": ("many", "mean recall of the third of the classes with the most labels"),
+        "test/medium": ("medium", "of the middle third"),
+        "test/few": ("few", "of the third with the fewest"),
+    }[key]
+    return Column(heading, f"{meaning}, mean of the last {WINDOW} epochs, %", take, ".1f", FULL)
+
+
+COLUMNS: tuple[Column, ...] = (
+    _last_epochs("test/bacc"),
+    _last_epochs("test/gm"),
+    _last_epochs("test/many"),
+    _last_epochs("test/medium"),
+    _last_epochs("test/few"),
+    Column("TV orig", "total variation of pseudo_orig from the truth", lambda run: distance(run, "orig"), ".3f"),
+    Column("TV refined", "the same of refined", lambda run: distance(run, "refined"), ".3f"),
+    Column("duration", "all epochs together", duration_s, "duration", MEAN),
+)  # fmt: skip
+
+
+def as_csv(rows: Sequence[FiguresRow]) -> str:
+    """One line a configuration; each figure as mean and standard deviation, at full precision."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    names = [name for c in COLUMNS for name in (c.heading, f"{c.heading} std")]
+    writer.writerow(["regime", "run", "seeds", "epochs", *names])
+    for row in rows:
+        figures = [value for f in row.figures for value in ((f.mean, f.deviation) if f else (None, None))]
+        writer.writerow([row.regime, row.run, " ".join(row.seeds), row.epochs, *figures])
+    return out.getvalue()
+
+
+def as_markdown(rows: Sequence[FiguresRow], title: str, provenance: Sequence[str]) -> str:
+    """A heading, where the figures come from, what the columns mean, and one table a regime."""
+    lines = [f"# {title}", "", *(f"- {line}" for line in provenance), ""]
+    lines += [f"- {c.heading}: {c.meaning}" for c in COLUMNS]
+    for regime, members in groupby(rows, key=lambda row: row.regime):
+        lines += ["", f"## {_cell(regime)}", ""]
+        lines += ["| run | n | " + " | ".join(c.heading for c in COLUMNS) + " |"]
+        lines += ["|---|" + "---:|" * (1 + len(COLUMNS))]
+        for row in members:
+            figures = [write_statistic(f, c.form) for f, c in zip(row.figures, COLUMNS, strict=True)]
+            name = f"{row.run} ({row.epochs} epochs)" if row.unfinished else row.run
+            lines.append(f"| {_cell(name)} | {len(row.seeds)} | " + " | ".join(figures) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def provenance(runs: Sequence[Run], command: str, notes: Sequence[str], root: Path) -> list[str]:
+    """What a reader needs to repeat the table: the notes, the command, the commit, the machine, what trained."""
+    devices = sorted({str(run.config.get("device", "?")) for run in runs})
+    torches = sorted({str((run.config.get("versions") or {}).get("torch", "?")) for run in runs})
+    return [
+        *notes,
+        f"This page: `{command}`, commit {_commit(root)}",
+        f"{len(runs)} runs, trained on {', '.join(devices)} with torch {', '.join(torches)}",
+        f"Summarised on {platform.system()} {platform.machine()}, {_cpu()}",
+    ]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _commit(root: Path) -> str:
+    """The checkout's commit, marked when files differ from it."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=10"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown processor"
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{len(models)} x {models[0]}" if models else "unknown processor"
