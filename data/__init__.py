@@ -1,8 +1,10 @@
 """Data sets, long-tailed splits, and batches of augmented views made on the device."""
 
+from data.archives import FilesMissingError
 from data.augment import normalize, rotate90, strong, weak
 from data.datasets import DATASETS, DataError, Dataset, load_dataset
 from data.loader import Batch, Loader
+from data.outline import outline
 from data.splits import Split, long_tail_counts, make_split
 
 __all__ = [
@@ -10,12 +12,14 @@ __all__ = [
     "Batch",
     "DataError",
     "Dataset",
+    "FilesMissingError",
     "Loader",
     "Split",
     "load_dataset",
     "long_tail_counts",
     "make_split",
     "normalize",
+    "outline",
     "rotate90",
     "strong",
     "weak",

@@ -36,7 +36,11 @@ class DataError(ValueError):
     """A data set cannot be read; the message is one line that names the file and the way out."""
 
 
-def open_checked(name: str, reader: type[Any], data_dir: Path, **which: Any) -> Any:
+class FilesMissingError(DataError):
+    """The files are not there yet, and nothing was to be downloaded."""
+
+
+def open_checked(name: str, reader: type[Any], data_dir: Path, *, download: bool = True, **which: Any) -> Any:
     """torchvision's data set object, from the files if they are whole, else after a download, else DataError.
 
     name: of the data set, for messages. reader: torchvision's class, such as CIFAR10; `which` goes to it.
@@ -44,7 +48,7 @@ def open_checked(name: str, reader: type[Any], data_dir: Path, **which: Any) -> 
     try:
         return reader(root=str(data_dir), **which)
     except RuntimeError:  # what torchvision raises for files that are missing or whose MD5 sum is wrong
-        _download(name, reader, data_dir)
+        _download(name, reader, data_dir, download)
     except OSError as error:
         raise DataError(f"{name}: {error}; make the file readable, or use another --data-dir") from error
     try:
@@ -76,7 +80,7 @@ def download_errors(what: str, way_out: str) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _download(name: str, reader: type[Any], data_dir: Path) -> None:
+def _download(name: str, reader: type[Any], data_dir: Path, download: bool) -> None:
     """Fetch and unpack the archive, unless a damaged file is in the way: that one is the user's to remove."""
     folder, archive = data_dir / reader.base_folder, data_dir / reader.filename
     batches = [(folder / file_name, md5) for file_name, md5 in (*reader.train_list, *reader.test_list)]
@@ -96,6 +100,8 @@ def _download(name: str, reader: type[Any], data_dir: Path) -> None:
         folder / meta["filename"]
     ]:  # torchvision takes the batches for the whole and stops
         raise DataError(f"{name}: {missing[0]} is missing; {anew}")
+    if not download:
+        raise FilesMissingError(f"{name} is not in {data_dir} yet: a run downloads {reader.filename} first")
     with download_errors(
         f"{name} is not in {data_dir}: looked for {missing[0] if missing else folder} and {archive}",
         f"put {reader.filename} from {reader.url} into {data_dir}",

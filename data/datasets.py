@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ __all__ = ["DATASETS", "DataError", "Dataset", "channel_statistics", "load_datas
 
 SIZE = 32
 DATASETS = ("cifar10", "cifar100", "stl10", "fashion_mnist", "digits")
-_STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
+STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,15 @@ class Dataset:
     """Whether a mirrored image is still of its class."""
 
 
-def load_dataset(name: str, data_dir: str | Path) -> Dataset:
-    """Read a data set of `DATASETS` from `data_dir`, or download it there.
+def load_dataset(name: str, data_dir: str | Path, *, download: bool = True) -> Dataset:
+    """Read a data set of `DATASETS` from `data_dir`, or download it there if it may.
 
-    Raises DataError when it is neither there nor to be had, or when a file is damaged. No file is ever
+    Without `download` files that are not there raise FilesMissingError, a DataError. Otherwise it raises DataError when it is neither there nor to be had, or when a file is damaged. No file is ever
     deleted, and none that was found damaged is overwritten.
     """
     if name not in _READERS:
         raise DataError(f"dataset {name!r} is unknown; use one of {', '.join(DATASETS)}")
-    return _READERS[name](Path(data_dir).expanduser())
+    return _READERS[name](Path(data_dir).expanduser(), download)
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
@@ -102,9 +103,9 @@ def _dataset(
     return Dataset(name, class_names, train[0], train[1], test[0], test[1], extra, mean, std, flip)
 
 
-def _read_cifar(name: str, reader: type[CIFAR10], data_dir: Path) -> Dataset:
-    train = open_checked(name, reader, data_dir, train=True)
-    test = open_checked(name, reader, data_dir, train=False)
+def _read_cifar(name: str, reader: type[CIFAR10], data_dir: Path, download: bool) -> Dataset:
+    train = open_checked(name, reader, data_dir, download=download, train=True)
+    test = open_checked(name, reader, data_dir, download=download, train=False)
     arrays = [
         (
             torch.from_numpy(part.data.transpose(0, 3, 1, 2).copy()),
@@ -115,25 +116,25 @@ def _read_cifar(name: str, reader: type[CIFAR10], data_dir: Path) -> Dataset:
     return _dataset(name, tuple(train.classes), arrays[0], arrays[1], flip=True)
 
 
-def _read_stl10(data_dir: Path) -> Dataset:
+def _read_stl10(data_dir: Path, download: bool) -> Dataset:
     """Resized from 96 x 96. One part after the other: the unlabeled alone is 2.8 GB before it is resized."""
     parts = []
     for split in ("train", "test", "unlabeled"):
-        part = open_checked("stl10", STL10, data_dir, split=split)
+        part = open_checked("stl10", STL10, data_dir, download=download, split=split)
         parts.append((shrink(part.data), torch.from_numpy(part.labels.astype(np.int64))))
-    return _dataset("stl10", _STL10_CLASSES, parts[0], parts[1], flip=True, extra=parts[2][0])
+    return _dataset("stl10", STL10_CLASSES, parts[0], parts[1], flip=True, extra=parts[2][0])
 
 
-def _read_fashion_mnist(data_dir: Path) -> Dataset:
+def _read_fashion_mnist(data_dir: Path, download: bool) -> Dataset:
     """28 x 28 grey, padded by 2 on each side with the background's 0, and the same in the three channels."""
     parts = []
-    for images, labels in read_fashion_mnist(data_dir):
+    for images, labels in read_fashion_mnist(data_dir, download=download):
         padded = functional.pad(torch.from_numpy(images), (2, 2, 2, 2))
         parts.append((padded.unsqueeze(1).repeat(1, 3, 1, 1), torch.from_numpy(labels.astype(np.int64))))
     return _dataset("fashion_mnist", tuple(FashionMNIST.classes), parts[0], parts[1], flip=True)
 
 
-def _read_digits(data_dir: Path) -> Dataset:
+def _read_digits(data_dir: Path, download: bool) -> Dataset:
     """1,797 images of 8 x 8 with values 0..16 (Alpaydin and Kaynak 1998), enlarged to 32 x 32.
 
     The last quarter of each class in file order is the test set. A mirrored digit is no digit: no flip.
@@ -153,9 +154,9 @@ def _read_digits(data_dir: Path) -> Dataset:
     return _dataset("digits", tuple(str(k) for k in range(10)), train, test, flip=False)
 
 
-_READERS: dict[str, Callable[[Path], Dataset]] = {
-    "cifar10": lambda data_dir: _read_cifar("cifar10", CIFAR10, data_dir),
-    "cifar100": lambda data_dir: _read_cifar("cifar100", CIFAR100, data_dir),
+_READERS: dict[str, Callable[[Path, bool], Dataset]] = {
+    "cifar10": partial(_read_cifar, "cifar10", CIFAR10),
+    "cifar100": partial(_read_cifar, "cifar100", CIFAR100),
     "stl10": _read_stl10,
     "fashion_mnist": _read_fashion_mnist,
     "digits": _read_digits,

@@ -10,7 +10,7 @@ import numpy as np
 from torchvision.datasets import FashionMNIST
 from torchvision.datasets.utils import check_integrity
 
-from data.archives import DataError, download_errors
+from data.archives import DataError, FilesMissingError, download_errors
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
 FILES = (
@@ -22,18 +22,18 @@ FILES = (
 SIDE = 28
 
 
-def read_fashion_mnist(data_dir: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+def read_fashion_mnist(data_dir: Path, *, download: bool = True) -> list[tuple[np.ndarray, np.ndarray]]:
     """(images uint8 [N, 28, 28], labels uint8 [N]) of the training and of the test set.
 
     The first of these folders that has all four files, packed or not, is read: torchvision's
     FashionMNIST/raw under data_dir, data_dir, data_dir/fashion-mnist, Debian's. Where none has, torchvision
-    downloads them. Raises DataError.
+    downloads them, unless `download` is False. Raises DataError.
     """
     raw = data_dir / "FashionMNIST" / "raw"
     folders = (raw, data_dir, data_dir / "fashion-mnist", DEBIAN_FOLDER)
     paths = next((found for found in map(_paths, folders) if found), None)
     if paths is None:
-        _download(data_dir, raw, folders)
+        _download(data_dir, raw, folders, download)
         paths = _paths(raw)
     if paths is None:
         raise DataError(f"fashion_mnist: {raw} is incomplete after the download; remove it and run again")
@@ -86,7 +86,7 @@ def _images_and_labels(images_path: Path, labels_path: Path) -> tuple[np.ndarray
     return images, labels
 
 
-def _download(data_dir: Path, raw: Path, folders: tuple[Path, ...]) -> None:
+def _download(data_dir: Path, raw: Path, folders: tuple[Path, ...], download: bool) -> None:
     for file_name, md5 in FashionMNIST.resources:
         path = raw / file_name
         if path.exists() and not check_integrity(str(path), md5):
@@ -94,6 +94,8 @@ def _download(data_dir: Path, raw: Path, folders: tuple[Path, ...]) -> None:
                 f"fashion_mnist: {path} is damaged or only half downloaded (its MD5 sum is not the published "
                 f"{md5}); remove it and run again"
             )
+    if not download:
+        raise FilesMissingError(f"fashion_mnist is not in {data_dir} yet: a run downloads it first")
     with download_errors(
         f"fashion_mnist is not in {data_dir}: looked for {FILES[0]}.gz and the other three files in "
         + ", ".join(str(folder) for folder in folders),

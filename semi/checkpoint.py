@@ -46,7 +46,7 @@ def load(path: Path, said: str = "--resume ") -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CheckpointError(f"{said}{path}: no such file; use a run's checkpoint.pt, or auto") from None
+        raise CheckpointError(f"{said}{path}: no such file; use a run's checkpoint.pt") from None
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(

@@ -171,7 +171,8 @@ class Config(DataConfig):
     run_name: str = flag("", "name of the run's folder; default: made from the configuration")
     resume: str = flag(
         "",
-        "a checkpoint.pt to go on from, or auto: this run's own if there is one",
+        "a checkpoint.pt to go on from; auto: this run's own if there is one; "
+        "wandb:ENTITY/PROJECT/NAME:ALIAS with train_with_wandb.py: an artifact",
         differs="everything is restored: pseudo-labels, random states, the last 20 epochs",
     )
     overwrite: bool = flag(False, "start again in a folder that holds a run; the old one is kept beside it")

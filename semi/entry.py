@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,15 +30,22 @@ USER_ERROR = 2
 
 
 def train(
-    description: str, *option_classes: type, more: Callable[..., Sequence[Tracker]] | None = None
+    description: str,
+    *option_classes: type,
+    more: Callable[..., Sequence[Tracker]] | None = None,
+    fetch: Callable[[str, Path], Path] | None = None,
 ) -> int:
     """Train as the command line says; returns the exit code, 2 for a mistake in it (one line, nothing written).
 
-    `more(folder, *options)` gives trackers beside the run's own folder, one options object for each option class.
+    `more(folder, consumed, *options)` gives trackers beside the run's own folder, one options object for each option
+    class; `consumed` names the artifact that the run goes on from, which `fetch(name, folder)` downloaded.
     """
     stopping.install()
     try:
         config, *options = parse(sys.argv[1:], description, Config, *option_classes)
+        consumed = config.resume.removeprefix("wandb:") if config.resume.startswith("wandb:") else ""
+        if consumed:
+            config = fetched(config, consumed, fetch)
         folder = run_folder(config, sweep_trial())
         resume_from = resume_point(config, folder)
         device, note = pick_device(config.gpu)
@@ -51,7 +59,7 @@ def train(
         if config.dry_run:
             print(yaml.safe_dump({"config": describe(job), "row": ROW}, sort_keys=False), end="")
             return 0
-        others = more(folder, *options) if more else ()
+        others = more(folder, consumed, *options) if more else ()
         run(job, folder, resume_from, Fanout([LocalTracker(folder), *others, watch(config, folder, others)]))
     except (ConfigError, DataError, CheckpointError) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
@@ -91,6 +99,21 @@ def estimated_dist(config: Config, device: torch.device) -> list[float] | None:
         return None
     dist: list[float] = load_or_estimate(wanted, device)["dist"]
     return dist
+
+
+def fetched(config: Config, name: str, fetch: Callable[[str, Path], Path] | None) -> Config:
+    """The configuration with `--resume wandb:NAME` turned into a downloaded checkpoint in the run's own folder."""
+    if fetch is None:
+        raise ConfigError(
+            f"--resume wandb:{name}: only train_with_wandb.py fetches artifacts; start that one"
+        )
+    folder = run_folder(replace(config, resume=""), sweep_trial())
+    if (folder / "checkpoint.pt").exists():
+        raise ConfigError(f"--resume wandb:{name}: {folder} already holds a run; go on with --resume auto")
+    try:
+        return replace(config, resume=str(fetch(name, folder)))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def watch(config: Config, folder: Path, others: Sequence[Tracker]) -> AlertTracker:

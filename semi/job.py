@@ -191,6 +191,7 @@ def snapshot(job: Job, epoch: int) -> dict[str, Any]:
     return {
         "config": asdict(job.config),
         "epoch": epoch,
+        "index_u": job.split.index_u,  # which images the rows of the store are; not read back
         "model": job.model.state_dict(),
         "ema": job.ema.model.state_dict(),
         "optimizer": job.optimizer.state_dict(),

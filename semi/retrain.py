@@ -1,7 +1,7 @@
 """cRT: a trained backbone keeps its features, the head is made anew and learns from balanced batches of labels.
 
 Kang et al. 2020 (Decoupling representation and classifier for long-tailed recognition), section 4.1: the head is
-re-initialised and trained alone for a few epochs with class-balanced sampling. Kim et al. 2020, table 1, add it to DARP.
+re-initialised and trained alone for a few epochs with class-balanced sampling. Kim et al. 2020 add it to DARP.
 Here the features are those of the averaged weights, in evaluation mode: batch norm keeps its statistics.
 """
 
@@ -91,6 +91,8 @@ def main(description: str, *option_classes: type, more: Callable[..., Sequence[T
 
 def folder_for(config: RetrainConfig) -> Path:
     """`<run>_crt` beside the run. Raises ConfigError when it holds a retraining that may not be touched."""
+    if not Path(config.checkpoint).is_file():
+        raise ConfigError(f"{config.checkpoint}: no such file; name the checkpoint.pt in a run's folder")
     run = Path(config.checkpoint).resolve().parent
     folder = run.with_name(f"{run.name}_crt")
     if (folder / "metrics.jsonl").exists() and not config.overwrite:

@@ -1,29 +1,36 @@
-"""One W&B run beside the local folder. The only module that imports wandb, besides tracking.workspace.
+"""One W&B run beside the local folder. Only the modules wandb_* and workspace import wandb.
 
 Training never depends on it: what goes wrong here is said once, in one line, and training goes on. What could not be
 sent stays in the run's folder, and the message names the `wandb sync` command that sends it later.
+
+Bounds: a server that cannot be reached delays the start by at most INIT_TIMEOUT_S and some 12 s, an epoch by nothing,
+and the end by FINISH_TIMEOUT_S. WANDB_INIT_TIMEOUT and WANDB_FINISH_TIMEOUT set them.
 """
 
 from __future__ import annotations
 
-import netrc
 import os
+import shlex
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
-from urllib.parse import urlsplit
+from typing import Any
 
 import numpy as np
 import wandb
+from wandb.plot.custom_chart import CustomChartSpec
 from wandb.sdk.lib import runid
 
+from tracking.alerts import Alert
 from tracking.base import Row
+from tracking.long_table import CHARTS, COLUMNS, TABLE_KEY, Chart, long_table, read_rows
+from tracking.wandb_account import Mode, resolve_mode, say
+from tracking.wandb_artifacts import log_artifacts
 
-Mode = Literal["online", "offline", "disabled"]
-MODES = ("auto", *get_args(Mode))
 INIT_TIMEOUT_S = 15
 FINISH_TIMEOUT_S = 60
+PREEMPTED = 128 + signal.SIGTERM  # the exit code of a run that was asked to stop
 FLUSH_S = 1.0  # a killed run loses at most about this much; the SDK's own interval is 15 s
 
 
@@ -40,6 +47,9 @@ class WandbTracker:
         group: empty for the regime: data set, ratio, num_max and imbalance.
         tags: beside the run's own (data set, method, refinement).
         machine_info: False keeps host name, hardware, paths, git remote and console output on this machine.
+        artifacts: True uploads checkpoints and pseudo-labels when the run ended as planned.
+        charts: True draws the custom charts on the run's page; `python -m tracking.workspace` registers them.
+        consumed: name of the artifact that the run goes on from, for its lineage.
     """
 
     def __init__(
@@ -52,6 +62,9 @@ class WandbTracker:
         group: str = "",
         tags: Sequence[str] = (),
         machine_info: bool = True,
+        artifacts: bool = False,
+        charts: bool = False,
+        consumed: str = "",
     ) -> None:
         self.folder = folder
         self.mode = resolve_mode(os.environ.get("WANDB_MODE") or mode)
@@ -60,11 +73,18 @@ class WandbTracker:
         self.group = os.environ.get("WANDB_RUN_GROUP") or group
         self.tags = tags
         self.machine_info = machine_info
+        self.artifacts = artifacts
+        self.charts = charts
+        self.consumed = consumed
+        self._config: Mapping[str, Any] = {}
+        self._sent = -1  # the last epoch that the server has
+        self._tabled = False
         self._run: wandb.Run | None = None
         self._id = ""
         self._broken = False
 
     def start(self, config: Mapping[str, Any], state: Mapping[str, Any], first_epoch: int) -> None:
+        self._config = config
         self._id = os.environ.get("WANDB_RUN_ID") or state.get("wandb_run_id") or runid.generate_id()
         try:
             self._run = self._init(config, self.mode)
@@ -75,11 +95,32 @@ class WandbTracker:
             try:
                 self._run = self._init(config, self.mode)
             except Exception as second:
-                say(f"W&B is off for this run ({first_line(second)}); {self.folder}/metrics.jsonl has every row")
+                say(
+                    f"W&B is off for this run ({first_line(second)}); {self.folder}/metrics.jsonl has every row"
+                )
                 return
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
         say(self._where())
+        try:
+            self._catch_up(first_epoch)
+        except Exception as error:
+            say(
+                f"W&B did not take up the earlier epochs ({first_line(error)}); {self.folder}/metrics.jsonl has them"
+            )
+
+    def _catch_up(self, first_epoch: int) -> None:
+        """After a resume, send what the server missed of the epochs before; `log` skips what it has of those after."""
+        assert self._run is not None
+        if self.consumed and self.mode == "online":
+            self._run.use_artifact(self.consumed)
+        if not self._run.resumed:
+            return
+        epoch = self._run.summary.get("epoch")
+        self._sent = int(epoch) if epoch is not None else -1
+        for row in read_rows(self.folder / "metrics.jsonl"):
+            if row["epoch"] < first_epoch:
+                self.log(row)
 
     def _init(self, config: Mapping[str, Any], mode: Mode) -> wandb.Run:
         directory = os.environ.get("WANDB_DIR") or str(self.folder)
@@ -102,8 +143,8 @@ class WandbTracker:
 
     def _settings(self) -> wandb.Settings:
         settings: dict[str, Any] = {
-            "init_timeout": INIT_TIMEOUT_S,
-            "finish_timeout": FINISH_TIMEOUT_S,
+            "init_timeout": float(os.environ.get("WANDB_INIT_TIMEOUT") or INIT_TIMEOUT_S),
+            "finish_timeout": finish_timeout_s(),
             "finish_timeout_raises": True,
             "x_transaction_log_flush_interval": FLUSH_S,
             "x_file_stream_transmit_interval": FLUSH_S,
@@ -123,14 +164,43 @@ class WandbTracker:
         return wandb.Settings(**settings)
 
     def log(self, row: Row) -> None:
-        if self._run is None:
+        if self._run is None or row["epoch"] <= self._sent:
             return
         try:
-            self._run.log({key: encode(value) for key, value in row.items()})
+            # a row that comes back from metrics.jsonl has null for a number that JSON does not know
+            encoded = {k: encode(float("nan") if v is None else v) for k, v in row.items()}
+            if row["epoch"] == self._config["epochs"] - 1:
+                encoded |= self._table()
+            self._run.log(encoded)
         except Exception as error:  # a tracker that breaks must not break training
             if not self._broken:
                 say(f"W&B stopped taking rows ({first_line(error)}); {self.folder}/metrics.jsonl goes on")
             self._broken = True
+
+    def _table(self) -> dict[str, Any]:
+        """The long table of the whole run, and the charts that draw from it."""
+        assert self._run is not None
+        config, self._tabled = self._config, True
+        lines = long_table(
+            read_rows(self.folder / "metrics.jsonl"),
+            config["class_names"],
+            regime_name(config),
+            "darp" if config["darp"] else "raw",
+        )
+        table = wandb.Table(columns=list(COLUMNS), data=lines)
+        if not (self.charts and self.mode == "online"):
+            return {TABLE_KEY: table}
+        charts = {f"charts/{chart.name}": custom_chart(table, chart, self._run.entity) for chart in CHARTS}
+        return {TABLE_KEY: table, **charts}
+
+    def alert(self, alert: Alert) -> None:
+        """W&B sends it as the account's settings say, by mail or Slack; W&B itself holds back repetitions."""
+        if self._run is None:
+            return
+        try:
+            self._run.alert(title=alert.title, text=alert.text, level="WARN")
+        except Exception as error:
+            say(f"W&B did not take an alert ({first_line(error)})")
 
     def state_dict(self) -> dict[str, Any]:
         return {"wandb_run_id": self._id}
@@ -139,43 +209,47 @@ class WandbTracker:
         if self._run is None:
             return
         directory = Path(self._run.dir).parent
+        sync = f"wandb sync {shlex.quote(str(directory))}"
         try:
+            if exit_code == PREEMPTED:
+                self._run.mark_preempting()  # a sweep puts the trial back in its queue
+            elif not self._tabled:
+                self._run.summary.update(self._table())  # the run ended early: no further row to carry it
+            if exit_code == 0 and self.artifacts:
+                log_artifacts(self._run, self.folder, self._config["run_name"])
             self._run.finish(exit_code=exit_code)
         except Exception as error:
-            say(f"W&B did not take everything within {FINISH_TIMEOUT_S} s ({first_line(error)}): wandb sync {directory}")
+            say(f"W&B did not take everything within {finish_timeout_s():g} s ({first_line(error)}): {sync}")
             return
         if self.mode == "offline":
-            say(f"W&B: look at it with `wandb leet {directory}`, send it with `wandb sync {directory}`")
+            say(f"W&B: look at it with `wandb leet {shlex.quote(str(directory))}`, send it with `{sync}`")
 
     def _where(self) -> str:
         assert self._run is not None
         if self.mode == "offline":
-            return "W&B: offline (no account needed); `wandb login` or WANDB_MODE=online sends runs to a server"
+            return (
+                "W&B: offline (no account needed); `wandb login` or WANDB_MODE=online sends runs to a server"
+            )
         return "W&B: disabled" if self.mode == "disabled" else f"W&B: online at {self._run.url}"
 
 
-def resolve_mode(mode: str) -> Mode:
-    """`auto` becomes online where a key is stored, else offline: there is never a prompt."""
-    if mode == "dryrun":  # an old name that W&B still takes
-        return "offline"
-    if mode not in MODES:
-        say(f"WANDB_MODE {mode}: not one of {', '.join(MODES)}; logging offline")
-        return "offline"
-    if mode != "auto":
-        return cast(Mode, mode)
-    return "online" if has_account() else "offline"
+def finish_timeout_s() -> float:
+    return float(os.environ.get("WANDB_FINISH_TIMEOUT") or FINISH_TIMEOUT_S)
 
 
-def has_account() -> bool:
-    """Whether W&B credentials are at hand: in the environment, or stored by `wandb login`. Asks no server."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    stored = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
-    host = urlsplit(wandb.Settings().base_url).hostname or ""
-    try:
-        return netrc.netrc(stored).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+def custom_chart(table: wandb.Table, chart: Chart, entity: str) -> Any:
+    """A chart on the run's page that draws from `table`, by the preset that the workspace command registered."""
+    made = wandb.plot_table(f"{entity}/{chart.preset}", table, chart.fields, {"title": chart.title})
+    made.spec = _SharedTable(made.spec.spec_name, made.spec.fields, made.spec.string_fields)
+    return made
+
+
+class _SharedTable(CustomChartSpec):
+    """All charts read the one table instead of a copy each."""
+
+    @property
+    def table_key(self) -> str:
+        return TABLE_KEY
 
 
 def encode(value: Any) -> Any:
@@ -195,14 +269,16 @@ def regime_name(config: Mapping[str, Any]) -> str:
 
 
 def own_tags(config: Mapping[str, Any]) -> list[str]:
-    return [config["dataset"], config["semi_method"], "darp" if config["darp"] else "plain"]
+    """Data set, method and refinement; `capped` where a class had fewer images than were asked for."""
+    capped = any(
+        config.get(f"{name}_counts_asked") != config.get(f"{name}_counts")
+        for name in ("labeled", "unlabeled")
+    )
+    tags = [config["dataset"], config["semi_method"], "darp" if config["darp"] else "plain"]
+    return [*tags, "capped"] if capped else tags
 
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, at most 200 characters, or its kind."""
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
-
-
-def say(sentence: str) -> None:
-    print(sentence, file=sys.stderr)

@@ -1,0 +1,82 @@
+"""Artifacts: a run's checkpoints and pseudo-labels to W&B, and a checkpoint back from it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import wandb
+
+from tracking.long_table import read_rows
+
+RUN_FILES = ("config.yaml", "metrics.jsonl")
+
+
+def log_artifacts(run: wandb.Run, folder: Path, name: str) -> None:
+    """Upload `NAME-checkpoint` (aliases best and last; one version where they are the same) and `NAME-pseudo-labels`.
+
+    A version of the checkpoint holds checkpoint.pt with the run's config.yaml and metrics.jsonl, so that it is a whole
+    run folder. The uploads are part of the run's end: WANDB_FINISH_TIMEOUT bounds them too.
+    """
+    last, best = folder / "checkpoint.pt", folder / "best.pt"
+    if not last.exists():
+        return
+    state = torch.load(last, map_location="cpu", weights_only=True)
+    if best.exists() and not best.samefile(last):
+        epoch = torch.load(best, map_location="cpu", weights_only=True)["epoch"]
+        _log_checkpoint(run, folder, name, best, epoch, ["best"])
+        _log_checkpoint(run, folder, name, last, state["epoch"], ["last"])
+    else:
+        _log_checkpoint(run, folder, name, last, state["epoch"], ["best", "last"])
+    _log_pseudo_labels(run, name, state)
+
+
+def _log_checkpoint(
+    run: wandb.Run, folder: Path, name: str, checkpoint: Path, epoch: int, aliases: list[str]
+) -> None:
+    row = next((row for row in read_rows(folder / "metrics.jsonl") if row["epoch"] == epoch), {})
+    scores = {key: row[key] for key in ("test/acc", "test/bacc", "test/gm") if key in row}
+    artifact = wandb.Artifact(
+        f"{name}-checkpoint", type="model", metadata={"epoch": epoch, "run_name": name, **scores}
+    )
+    artifact.add_file(str(checkpoint), name="checkpoint.pt")
+    for file in RUN_FILES:
+        artifact.add_file(str(folder / file), name=file)
+    run.log_artifact(artifact, aliases=aliases)
+
+
+def _log_pseudo_labels(run: wandb.Run, name: str, state: dict[str, Any]) -> None:
+    """pseudo_labels.npz: `orig` and `refined` [N, K] float32, and `index` [N], their rows among the images."""
+    store = state["store"]
+    orig = store["orig"].float().numpy()
+    refined = store["refined"].float().numpy() if "refined" in store else orig
+    num_rows, num_classes = orig.shape
+    artifact = wandb.Artifact(
+        f"{name}-pseudo-labels",
+        type="pseudo-labels",
+        metadata={"epoch": state["epoch"], "rows": num_rows, "classes": num_classes, "run_name": name},
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pseudo_labels.npz"
+        np.savez_compressed(path, orig=orig, refined=refined, index=state["index_u"].numpy())
+        artifact.add_file(str(path), name=path.name)  # copied to W&B's own staging folder
+        run.log_artifact(artifact, aliases=["last"])
+
+
+def fetch_checkpoint(name: str, folder: Path) -> Path:
+    """Download the checkpoint artifact ENTITY/PROJECT/NAME:ALIAS into `folder`; returns its checkpoint.pt.
+
+    Raises ValueError, one line, when there is no such artifact or no way to it.
+    """
+    try:
+        artifact = wandb.Api().artifact(name, type="model")
+        artifact.download(root=str(folder))
+    except Exception as error:  # the SDK raises many kinds here, not all of them wandb.Error
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"--resume wandb:{name}: {reason}; use wandb:ENTITY/PROJECT/NAME:ALIAS, with `wandb login` done"
+        ) from None
+    return folder / "checkpoint.pt"
