@@ -14,10 +14,19 @@ from tracking.base import Tracker
 
 
 def wandb_tracker(folder: Path, options: WandbOptions) -> Sequence[Tracker]:
-    from train_with_wandb import wandb_tracker as training_tracker  # wandb takes a second to import
+    from tracking.wandb_tracker import WandbTracker  # here, because importing wandb takes a second
 
     os.environ.setdefault("WANDB_JOB_TYPE", "crt")
-    return training_tracker(folder, options)
+    tracker = WandbTracker(
+        folder,
+        mode=options.wandb_mode,
+        project=options.wandb_project,
+        entity=options.wandb_entity,
+        group=options.wandb_group,
+        tags=[tag for tag in (*options.wandb_tags.split(","), "crt") if tag],
+        machine_info=options.wandb_machine_info,
+    )
+    return [tracker]
 
 
 if __name__ == "__main__":

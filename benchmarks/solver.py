@@ -151,8 +151,10 @@ def run_case(case: Case, bandwidth: float, exponentials: float) -> str:
     return (
         f"{case.rows:>9,} x {case.classes:<4} {case.name:<13}"
         f" {reference_time:>9.1f} {reference.iterations:>4} {reference.residual:>8.0e}"
-        f" {cold_time:>8.2f} {cold.iterations:>3}+{cold.products:<3} {cold.residual:>7.0e} {reference_time / cold_time:>6.1f}x"
-        f" {warm_time:>8.2f} {warm.iterations:>3}+{warm.products:<3} {warm.residual:>7.0e} {reference_time / warm_time:>6.1f}x"
+        f" {cold_time:>8.2f} {cold.iterations:>3}+{cold.products:<3} {cold.residual:>7.0e}"
+        f" {reference_time / cold_time:>6.1f}x"
+        f" {warm_time:>8.2f} {warm.iterations:>3}+{warm.products:<3} {warm.residual:>7.0e}"
+        f" {reference_time / warm_time:>6.1f}x"
         f" {100 * roofline / cold_time:>4.0f}%  {case.repeats}/{case.reference_repeats}"
     )
 

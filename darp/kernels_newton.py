@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from darp.kernels_cpu import CpuTable
 from darp.kernels_curvature import DenseCurvature, ProductCurvature
@@ -15,14 +14,18 @@ from darp.kernels_torch import TorchTable
 
 GROWTH = 10.0  # factor by which one step may widen the spread of the duals
 FIRST_EXPONENT = 3.0  # the spread that the first step may reach, in units of 1 / mean entropy
-PATIENCE = 30  # passes without a better residual, far from the solution
+PATIENCE = 60  # passes without a better residual, far from the solution
 PATIENCE_NEAR = 6  # the same below NEAR, where only rounding can be in the way
 NEAR = 1e-4
 FIRST_DAMPING = 2.0  # of the diagonal, once a step has failed
 LEAST_DAMPING = 1e-3  # below it, none
+FAR_DAMPING = 100.0
+MOST_DAMPING = 1e12  # no step helps any more
 FLAT_SLOPE = 0.5  # a step is good if the slope along it ends below this share of the first one
 CG_TOL = 1e-2  # of conjugate gradients, times the error that is left
+SMOOTH = 0.1  # error below which that is safe; f itself may be lost to rounding there
 FALL = 1e-3  # or if f falls by this share of what the slope promises
+TRUST = 3.0  # a step for the logarithms may bend f by this multiple of its slope, times the error
 UNDERFLOW = 1e-290
 
 
@@ -68,11 +71,14 @@ class Dual:
 
     def measure(self, duals: np.ndarray) -> Point:
         """Sums, value and curvature at `duals`: one pass, one reduction and one transfer to the host."""
-        sums, curvature = self.table.measure(duals, self.on.astype(np.float64))
+        sums, coupling = self.table.measure(duals, self.on.astype(np.float64))
         self.passes += 1
-        if isinstance(curvature, Tensor):
+        curvature: DenseCurvature | ProductCurvature
+        if isinstance(coupling, ProductCurvature):
+            curvature = coupling
+        else:
             k = len(self.counts)
-            packed = torch.cat([torch.as_tensor(sums), curvature.reshape(-1)])
+            packed = torch.cat([torch.as_tensor(sums), coupling.reshape(-1)])
             if self.group is not None:
                 dist.all_reduce(packed, group=self.group)
             if k <= DenseCurvature.host_classes:
@@ -122,14 +128,15 @@ class Dual:
         plain = (point.sums - self.counts) * self.on
         candidates.append(plain - sums * (plain.sum() / sums.sum()))
         for rhs in candidates:
-            move = curvature.solve(rhs, damping, CG_TOL * min(1.0, point.error))
-            if (self.counts - point.sums) @ move < 0:
+            move = np.nan_to_num(curvature.solve(rhs, damping, CG_TOL * min(1.0, point.error)))
+            bend = float(move @ rhs) - damping * float(curvature.degree @ (move * move))
+            slope = float((self.counts - point.sums) @ move)
+            if slope < 0 and bend < -TRUST * max(1.0, point.error) * slope:
                 break
         if self.group is not None:  # the same bits everywhere, even where processors differ
             shared = torch.from_numpy(move).to(self.table.device)
             dist.broadcast(shared, dist.get_global_rank(self.group, 0), group=self.group)
             move = shared.cpu().numpy()
-        bend = float(move @ rhs) - damping * float(curvature.degree @ (move * move))
         share = self._share(point, move)
         duals = np.where(self.on, point.duals + share * move, 0.0)
         duals = np.where(self.on, duals - duals[self.on].min(), 0.0)
@@ -163,50 +170,68 @@ def descend(dual: Dual, point: Point, tol: float, max_passes: int, *, write: boo
     Returns the best point and whether the output holds the table at it. With `write` a pass that is expected to be
     the last one writes the output instead of summing the curvature.
     """
-    damping, rate = 0.0, 1.0
-    best, progress = point, Progress()
+    with np.errstate(over="ignore", invalid="ignore"):  # where the target is out of reach the duals have no bound
+        return _descend(dual, point, tol, max_passes, write)
+
+
+def _descend(dual: Dual, point: Point, tol: float, max_passes: int, write: bool) -> tuple[Point, bool]:
+    damping, best, progress = Damping(), point, Progress()
+    rate = 1.0  # the error that a step leaves, over the square of the error before it
     while point.residual > tol and dual.passes < max_passes:
-        if progress.stalled(point.residual, dual.passes):
+        step = dual.step(point, damping.value)
+        if progress.stalled(point.residual, dual.passes) or damping.value > MOST_DAMPING:
             break
-        step = dual.step(point, damping)
         if not step.slope < 0:
-            if damping > 1e6:
-                break
-            damping = max(4 * damping, FIRST_DAMPING)
+            damping.fail(steep=False)
             continue
-        last = write and damping == 0 and 4 * rate * point.error**2 < tol
-        trial = dual.write(step.duals) if last else dual.measure(step.duals)
-        if last and trial.residual <= tol:
-            return trial, True
+        last = write and damping.value == 0 and 4 * rate * point.error**2 < tol
         if last:
-            if dual.passes >= max_passes:
-                return trial, True
-            trial = dual.measure(step.duals)
-            if trial.residual <= tol:  # only rounding to the table's type keeps the residual above tol
-                return trial, False
-        slope = float((dual.counts - trial.sums) @ step.move)
-        flat = slope <= FLAT_SLOPE * -step.slope
-        if not (flat or trial.value < point.value + FALL * step.slope):
-            damping = max((4 if slope < -5 * step.slope else 16) * damping, FIRST_DAMPING)
-            if damping > 1e12 or dual.passes >= max_passes:
-                break
-            if isinstance(point.curvature, ProductCurvature):  # its Y is gone: the trial has left its own
-                point = dual.measure(point.duals)
-            continue
-        damping = _relaxed(damping, slope / -step.slope, (slope - step.slope) / max(step.bend, UNDERFLOW))
-        rate = trial.error / point.error**2 if damping == 0 else 1.0
-        point = trial
+            written = dual.write(step.duals)
+            if written.residual <= tol or dual.passes >= max_passes:
+                return written, True
+        trial = dual.measure(step.duals)
+        if last and trial.residual <= tol:  # only rounding to the table's type keeps the residual above tol
+            return trial, False
+        slope = float((dual.counts - trial.sums) @ step.move) / -step.slope
+        if slope <= (FLAT_SLOPE if point.error < SMOOTH else 0.0) or trial.value < point.value + FALL * step.slope:
+            rate = trial.error / point.error**2 if damping.value == 0 else 1.0
+            damping.succeed(slope, bend=-step.slope * (slope + 1) / max(step.bend, UNDERFLOW))
+            point = trial
+        else:
+            damping.fail(steep=slope > 5)
+            if isinstance(point.curvature, ProductCurvature) and dual.passes < max_passes:
+                point = dual.measure(point.duals)  # its Y is gone: the trial has left its own
         if point.residual < best.residual:
             best = point
-    return (point if point.residual <= best.residual else best), False
+    return best, False
 
 
-def _relaxed(damping: float, slope: float, bend: float) -> float:
-    """Less damping after a good step: much less where the step was short of the minimum or bent as promised."""
-    if bend < 1.3 or slope < -0.5:
-        damping /= 5
-    elif slope < -0.15:
-        damping /= 4
-    elif slope < FLAT_SLOPE:
-        damping /= 2
-    return damping if damping >= LEAST_DAMPING else 0.0
+@dataclass
+class Damping:
+    """How much of its diagonal is added to the Hessian. Far from 1, failures or successes in a row change it faster."""
+
+    value: float = 0.0
+    in_a_row: int = 0  # successes, or failures as a negative number
+
+    def _haste(self) -> float:
+        return 2.0 ** max(0, abs(self.in_a_row) - 2) if self.value > FAR_DAMPING else 1.0
+
+    def fail(self, *, steep: bool) -> None:
+        """More damping after a step that was too long, much more if f was steep at its end."""
+        self.in_a_row = min(self.in_a_row, 0) - 1
+        self.value = max((16 if steep else 4) * self._haste() * self.value, FIRST_DAMPING)
+
+    def succeed(self, slope: float, bend: float) -> None:
+        """Less damping after a good step: much less where it was short of the minimum or bent as promised.
+
+        `slope` at the end of the step is in units of the one at its start, `bend` in units of the promised one.
+        """
+        self.in_a_row = max(self.in_a_row, 0) + 1
+        if bend < 1.3 or slope < -0.5:
+            self.value /= 5 * self._haste()
+        elif slope < -0.15:
+            self.value /= 4
+        elif slope < FLAT_SLOPE:
+            self.value /= 2
+        if self.value < LEAST_DAMPING:
+            self.value = 0.0

@@ -13,10 +13,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numba
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import extending, types
+
+njit: Any = numba.njit  # their annotations describe the decorators, not what they make of a function
+intrinsic: Any = extending.intrinsic
 
 TILE = 64  # rows; 64 x 10 float64 sit in the first-level cache
 WIDE_TILE = 32  # for many classes: 32 x 1000 float64 sit in the second-level cache
@@ -192,8 +195,9 @@ def chunk_pass(
 ) -> bool:
     """One pass over a chunk of rows.
 
-    probs [n, K]; entropy [n], filled when `fresh`; duals [K] >= 0, active [K] 1.0 or 0.0; sums [K + 1] += column sums,
-    then the rows' part of the dual;    coupling [P, P] (P is K padded to a multiple of BLOCK) += the lower triangle of X^T diag(h) X when `couple`;
+    probs [n, K]; entropy [n], filled when `fresh`; duals [K] >= 0, active [K] 1.0 or 0.0.
+    sums [K + 2] += the column sums, then the rows' part of the dual (the last is the caller's).
+    coupling [P, P] (P is K padded to a multiple of BLOCK) += the lower triangle of X^T diag(h) X, when `couple`.
     refined [n, K] is written when `write`, and the sums are then those of the rounded values.
     Returns False when a row of `probs` is not a distribution (looked at only when `fresh`).
     """

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from darp.kernels_numba import njit
 
 NOISE = 1e-6  # added to every entry, and to both sides of the rescaling, as published
 

@@ -12,9 +12,8 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-from darp.kernels_numba import RELAXED, TINY, _exp, _log, _row_again
+from darp.kernels_numba import RELAXED, TINY, _exp, _log, _row_again, njit
 
 FLUSH = 64  # rows summed in the table's own type before they join the float64 sums
 NEGLIGIBLE = 1e-30  # smaller entries of Y are zero: they carry no curvature, and denormal numbers are slow

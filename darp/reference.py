@@ -105,18 +105,26 @@ def _round(
     duals, grown = duals.copy(), np.empty_like(grown)
     steps = 0
     for k, count in enumerate(counts):
-        base = table[k] * inverse
-        term = base
-
-        def excess(nu: float, base: np.ndarray = base, count: float = count) -> float:
-            nonlocal term, steps
-            steps += 1
-            term = base * np.exp(-nu * entropy)
-            return float(term.sum()) - count
-
-        def slope(nu: float) -> float:  # scipy asks for it at the point that it has just evaluated
-            return -float(entropy @ term)
-
-        duals[k] = newton(excess, duals[k], fprime=slope, tol=tol, maxiter=newton_steps)
+        search = _Search(table[k] * inverse, entropy, float(count))
+        duals[k] = newton(search.excess, duals[k], fprime=search.slope, tol=tol, maxiter=newton_steps)
         grown[k] = table[k] * np.exp(-duals[k] * entropy)
+        steps += search.steps
     return duals, grown, steps
+
+
+class _Search:
+    """Column sum less target of one class as a function of its dual, and its slope."""
+
+    def __init__(self, base: np.ndarray, entropy: np.ndarray, count: float) -> None:
+        self.base, self.entropy, self.count = base, entropy, count
+        self.steps = 0
+        self.terms = base
+
+    def excess(self, nu: float) -> float:
+        self.steps += 1
+        self.terms = self.base * np.exp(-nu * self.entropy)
+        return float(self.terms.sum()) - self.count
+
+    def slope(self, nu: float) -> float:
+        """scipy asks for it at the point that it has just evaluated."""
+        return -float(self.entropy @ self.terms)

@@ -50,8 +50,9 @@ class Dataset:
 def load_dataset(name: str, data_dir: str | Path, *, download: bool = True) -> Dataset:
     """Read a data set of `DATASETS` from `data_dir`, or download it there if it may.
 
-    Without `download` files that are not there raise FilesMissingError, a DataError. Otherwise it raises DataError when it is neither there nor to be had, or when a file is damaged. No file is ever
-    deleted, and none that was found damaged is overwritten.
+    Without `download`, files that are not there raise FilesMissingError, which is a DataError. DataError is raised
+    when the data set is neither there nor to be had, or when a file is damaged. No file is ever deleted, and none that
+    was found damaged is overwritten.
     """
     if name not in _READERS:
         raise DataError(f"dataset {name!r} is unknown; use one of {', '.join(DATASETS)}")

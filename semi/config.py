@@ -131,6 +131,7 @@ class Config(DataConfig):
     est: bool = flag(
         False,
         "aim at the estimated unlabeled class distribution, not the labeled one; estimated if it is not",
+        differs="for every data set and setting, estimated when needed; it read four fixed files",
     )
     est_epochs: int = flag(200, "epochs of that estimation")
     est_val_iteration: int = flag(200, "steps of an epoch of that estimation")

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from data import DataError
+from data import DataError, Dataset, FilesMissingError, load_dataset, outline
 from semi import stopping
 from semi.checkpoint import CheckpointError
 from semi.cli import parse
@@ -49,7 +49,8 @@ def train(
         folder = run_folder(config, sweep_trial())
         resume_from = resume_point(config, folder)
         device, note = pick_device(config.gpu)
-        job = build_job(config, device, estimated_dist(config, device))
+        stand_in = dry_dataset(config) if config.dry_run else None
+        job = build_job(config, device, estimated_dist(config, device), stand_in)
         for sentence in filter(None, (note, *warnings(job))):
             print(sentence, file=sys.stderr)
         print(
@@ -87,6 +88,15 @@ def estimate(description: str) -> int:
         file=sys.stderr,
     )
     return 0
+
+
+def dry_dataset(config: Config) -> Dataset:
+    """The data set of a dry run: nothing is downloaded, and without files its known classes and counts stand in."""
+    try:
+        return load_dataset(config.dataset, config.data_dir, download=False)
+    except FilesMissingError as error:
+        print(f"{error}; the counts below are those of the whole data set", file=sys.stderr)
+        return outline(config.dataset)
 
 
 def estimated_dist(config: Config, device: torch.device) -> list[float] | None:

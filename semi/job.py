@@ -58,16 +58,22 @@ class Job:
     best_bacc: float = 0.0
 
 
-def build_job(config: Config, device: torch.device, estimated_dist: Sequence[float] | None = None) -> Job:
+def build_job(
+    config: Config,
+    device: torch.device,
+    estimated_dist: Sequence[float] | None = None,
+    dataset: Dataset | None = None,
+) -> Job:
     """Seeds, then builds. Writes nothing but what a download stores under `data_dir`.
 
     estimated_dist: class distribution [K] of the unlabeled images (`--est`), the refinement's target; without it the
     target is that of the labeled ones.
+    dataset: what stands in for the images, in a dry run without them.
 
     Raises ConfigError or DataError, one line each, when the configuration and the data do not fit.
     """
     torch.manual_seed(config.seed)
-    dataset = load_dataset(config.dataset, config.data_dir)
+    dataset = dataset or load_dataset(config.dataset, config.data_dir)
     split = split_for(config, dataset, include_labeled=METHODS[config.semi_method].unlabeled_includes_labeled)
     num_classes = len(dataset.class_names)
     labeled_dist = torch.tensor(split.counts_x, dtype=torch.float64) / sum(split.counts_x)

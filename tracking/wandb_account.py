@@ -41,3 +41,9 @@ def has_account() -> bool:
 
 def say(sentence: str) -> None:
     print(sentence, file=sys.stderr)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, at most 200 characters, or its kind."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,10 +1,12 @@
 """One W&B run beside the local folder. Only the modules wandb_* and workspace import wandb.
 
 Training never depends on it: what goes wrong here is said once, in one line, and training goes on. What could not be
-sent stays in the run's folder, and the message names the `wandb sync` command that sends it later.
+sent stays in the run's folder, and the message names the `wandb sync` command that sends it later: the whole run, so
+rows that the server has already come again with the same values.
 
 Bounds: a server that cannot be reached delays the start by at most INIT_TIMEOUT_S and some 12 s, an epoch by nothing,
-and the end by FINISH_TIMEOUT_S. WANDB_INIT_TIMEOUT and WANDB_FINISH_TIMEOUT set them.
+and the end by FINISH_TIMEOUT_S twice, once for tables and once for rows. WANDB_INIT_TIMEOUT and WANDB_FINISH_TIMEOUT
+set them.
 """
 
 from __future__ import annotations
@@ -19,14 +21,15 @@ from typing import Any
 
 import numpy as np
 import wandb
-from wandb.plot.custom_chart import CustomChartSpec
 from wandb.sdk.lib import runid
 
 from tracking.alerts import Alert
 from tracking.base import Row
-from tracking.long_table import CHARTS, COLUMNS, TABLE_KEY, Chart, long_table, read_rows
-from tracking.wandb_account import Mode, resolve_mode, say
+from tracking.bounded import within
+from tracking.long_table import CHARTS, COLUMNS, TABLE_KEY, long_table, read_rows
+from tracking.wandb_account import Mode, first_line, resolve_mode, say
 from tracking.wandb_artifacts import log_artifacts
+from tracking.wandb_charts import custom_chart
 
 INIT_TIMEOUT_S = 15
 FINISH_TIMEOUT_S = 60
@@ -78,7 +81,7 @@ class WandbTracker:
         self.consumed = consumed
         self._config: Mapping[str, Any] = {}
         self._sent = -1  # the last epoch that the server has
-        self._tabled = False
+        self._last = False  # whether the last row is on its way
         self._run: wandb.Run | None = None
         self._id = ""
         self._broken = False
@@ -169,9 +172,10 @@ class WandbTracker:
         try:
             # a row that comes back from metrics.jsonl has null for a number that JSON does not know
             encoded = {k: encode(float("nan") if v is None else v) for k, v in row.items()}
-            if row["epoch"] == self._config["epochs"] - 1:
-                encoded |= self._table()
-            self._run.log(encoded)
+            self._last = row["epoch"] == self._config["epochs"] - 1
+            self._run.log(
+                encoded, commit=not self._last
+            )  # the last row waits for the table, which `finish` adds
         except Exception as error:  # a tracker that breaks must not break training
             if not self._broken:
                 say(f"W&B stopped taking rows ({first_line(error)}); {self.folder}/metrics.jsonl goes on")
@@ -180,7 +184,7 @@ class WandbTracker:
     def _table(self) -> dict[str, Any]:
         """The long table of the whole run, and the charts that draw from it."""
         assert self._run is not None
-        config, self._tabled = self._config, True
+        config = self._config
         lines = long_table(
             read_rows(self.folder / "metrics.jsonl"),
             config["class_names"],
@@ -209,20 +213,35 @@ class WandbTracker:
         if self._run is None:
             return
         directory = Path(self._run.dir).parent
-        sync = f"wandb sync {shlex.quote(str(directory))}"
+        online = (
+            "--no-skip-online " if self.mode == "online" else ""
+        )  # sync takes offline runs only, unless told
+        sync = f"wandb sync {online}{shlex.quote(str(directory))}"
         try:
             if exit_code == PREEMPTED:
                 self._run.mark_preempting()  # a sweep puts the trial back in its queue
-            elif not self._tabled:
-                self._run.summary.update(self._table())  # the run ended early: no further row to carry it
-            if exit_code == 0 and self.artifacts:
-                log_artifacts(self._run, self.folder, self._config["run_name"])
+            else:
+                # tables and artifacts ask the server before they are sent, which may hang
+                if reason := within(finish_timeout_s(), lambda: self._finish_tables(exit_code)):
+                    say(
+                        f"W&B did not take the table of pseudo-labels ({reason}); {self.folder} has its figures"
+                    )
             self._run.finish(exit_code=exit_code)
         except Exception as error:
             say(f"W&B did not take everything within {finish_timeout_s():g} s ({first_line(error)}): {sync}")
             return
         if self.mode == "offline":
             say(f"W&B: look at it with `wandb leet {shlex.quote(str(directory))}`, send it with `{sync}`")
+
+    def _finish_tables(self, exit_code: int) -> None:
+        """The long table, with the last row or, of a run that ended early, in the summary; and the artifacts."""
+        assert self._run is not None
+        if self._last:
+            self._run.log(self._table())
+        else:
+            self._run.summary.update(self._table())
+        if exit_code == 0 and self.artifacts:
+            log_artifacts(self._run, self.folder, self._config["run_name"])
 
     def _where(self) -> str:
         assert self._run is not None
@@ -235,21 +254,6 @@ class WandbTracker:
 
 def finish_timeout_s() -> float:
     return float(os.environ.get("WANDB_FINISH_TIMEOUT") or FINISH_TIMEOUT_S)
-
-
-def custom_chart(table: wandb.Table, chart: Chart, entity: str) -> Any:
-    """A chart on the run's page that draws from `table`, by the preset that the workspace command registered."""
-    made = wandb.plot_table(f"{entity}/{chart.preset}", table, chart.fields, {"title": chart.title})
-    made.spec = _SharedTable(made.spec.spec_name, made.spec.fields, made.spec.string_fields)
-    return made
-
-
-class _SharedTable(CustomChartSpec):
-    """All charts read the one table instead of a copy each."""
-
-    @property
-    def table_key(self) -> str:
-        return TABLE_KEY
 
 
 def encode(value: Any) -> Any:
@@ -276,9 +280,3 @@ def own_tags(config: Mapping[str, Any]) -> list[str]:
     )
     tags = [config["dataset"], config["semi_method"], "darp" if config["darp"] else "plain"]
     return [*tags, "capped"] if capped else tags
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, at most 200 characters, or its kind."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,382 @@
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+
+from darp import solve
+from darp.kernels_cpu import CpuTable
+from darp.kernels_newton import Dual, descend
+from darp.kernels_torch import TorchTable
+
+
+def predictions(rows, classes, margin=3.0, lean=0.0, seed=0, dtype=torch.float32):
+    """Softmax of normal logits with a margin for a random true class and a lean to the first classes."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(rows, classes, generator=generator, dtype=torch.float64)
+    logits[torch.arange(rows), torch.randint(classes, (rows,), generator=generator)] += margin
+    logits += lean * torch.linspace(1, 0, classes, dtype=torch.float64)
+    return torch.softmax(logits, 1).to(dtype)
+
+
+def long_tail(rows, classes, imbalance):
+    share = imbalance ** -torch.linspace(0, 1, classes, dtype=torch.float64)
+    return share / share.sum() * rows
+
+
+def collapsed(rows, classes, rest=1e-6, dtype=torch.float32):
+    """Every row gives 1 - rest to class 0."""
+    probs = torch.full((rows, classes), rest / (classes - 1), dtype=torch.float64)
+    probs[:, 0] = 1 - rest
+    return probs.to(dtype)
+
+
+def residual_of(refined, counts):
+    sums = refined.double().sum(0)
+    return float(((sums - torch.as_tensor(counts).double()).abs() / torch.as_tensor(counts).clamp_min(1)).max())
+
+
+def assert_solves(probs, counts, **options):
+    solution = solve(probs, counts, **options)
+    assert solution.converged, solution.reason
+    assert solution.reason == ""
+    assert solution.residual <= 1e-6
+    assert residual_of(solution.refined, counts) == pytest.approx(solution.residual, abs=1e-12)
+    assert solution.refined.dtype == probs.dtype
+    assert (solution.refined.double().sum(1) - 1).abs().max() <= 1e-6
+    assert solution.refined.min() >= 0
+    return solution
+
+
+def one_hot_rows_mixed_in():
+    probs = predictions(2000, 10, lean=2.0)
+    probs[::4] = torch.eye(10)[torch.arange(500) % 10]
+    return probs, long_tail(2000, 10, 2)
+
+
+def a_class_that_no_row_prefers():
+    probs = predictions(3000, 10, margin=20.0)
+    probs[:, 3] = 1e-9
+    return probs / probs.sum(1, keepdim=True), long_tail(3000, 10, 1)
+
+
+def a_target_of_zero():
+    counts = long_tail(3000, 10, 5)
+    counts[4] = 0
+    return predictions(3000, 10), counts * (3000 / counts.sum())
+
+
+HARD = {
+    "50,000 rows collapsed to one class": lambda: (collapsed(50_000, 10), long_tail(50_000, 10, 1)),
+    "collapsed in float64": lambda: (collapsed(500, 10, 1e-12, torch.float64), long_tail(500, 10, 10)),
+    "one-hot rows mixed in": one_hot_rows_mixed_in,
+    "a target of zero": a_target_of_zero,
+    "a class that no row prefers": a_class_that_no_row_prefers,
+    "two classes": lambda: (predictions(1000, 2, lean=4.0), long_tail(1000, 2, 1)),
+    "a thousand classes": lambda: (predictions(3000, 1000, 9.0), long_tail(3000, 1000, 10)),
+    "a thousand classes, collapsed": lambda: (collapsed(3000, 1000), long_tail(3000, 1000, 3)),
+    "a thousand classes, collapsed, float64": lambda: (
+        collapsed(2000, 1000, 1e-6, torch.float64),
+        long_tail(2000, 1000, 3),
+    ),
+    "more classes than the dense curvature takes": lambda: (
+        predictions(2000, 200, 7.0, 4.0),
+        long_tail(2000, 200, 1),
+    ),
+    "imbalance 1000 against the lean of the table": lambda: (
+        predictions(5000, 10, lean=8.0),
+        long_tail(5000, 10, 1000).flip(0),
+    ),
+    "one row": lambda: (predictions(1, 10), long_tail(1, 10, 100)),
+    "fewer rows than classes": lambda: (predictions(5, 40), long_tail(5, 40, 10)),
+    "one class": lambda: (torch.ones(7, 1), [7.0]),
+    "sharp and skewed": lambda: (predictions(5000, 10, 8.0, 8.0), long_tail(5000, 10, 1)),
+    "all rows alike": lambda: (predictions(1, 10).expand(800, 10), long_tail(800, 10, 50)),
+}
+
+
+@pytest.mark.parametrize("instance", HARD.values(), ids=HARD.keys())
+def test_a_hard_instance_converges(instance):
+    probs, counts = instance()
+    solution = assert_solves(probs, counts)
+    assert solution.iterations <= 30
+
+
+def test_a_class_of_target_zero_gets_nothing_and_an_infinite_dual():
+    probs, counts = a_target_of_zero()
+    solution = assert_solves(probs, counts)
+    assert solution.refined[:, 4].max() == 0
+    assert math.isinf(solution.duals[4])
+    again = solve(probs, counts, warm_start=solution.duals)
+    assert again.converged
+    assert again.iterations <= 2
+
+
+def test_a_one_hot_row_stays_as_it_is():
+    probs, counts = one_hot_rows_mixed_in()
+    assert torch.equal(solve(probs, counts).refined[::4], probs[::4])
+
+
+def test_the_solution_has_the_form_that_its_duals_say():
+    probs, counts = predictions(300, 5, lean=2.0, dtype=torch.float64), long_tail(300, 5, 7)
+    solution = assert_solves(probs, counts)
+    entropy = -torch.xlogy(probs, probs).sum(1, keepdim=True)
+    assert torch.allclose(
+        solution.refined, torch.softmax(probs.log() - entropy * solution.duals, 1), atol=1e-12
+    )
+    assert solution.duals.min() == 0
+
+
+def dual_optimum(a, c):
+    """The duals by a general-purpose optimiser, from the formulas of the docstring in plain NumPy."""
+    h = -(a * np.log(a)).sum(1)
+
+    def table(nu):
+        logits = np.log(a) - np.outer(h, nu)
+        top = logits.max(1, keepdims=True)
+        z = np.exp(logits - top).sum(1, keepdims=True)
+        return np.exp(logits - top) / z, (top + np.log(z))[:, 0]
+
+    def hessian(nu):
+        x, _ = table(nu)
+        return np.diag(x.T @ h) - x.T @ (h[:, None] * x) + 1e-9 * np.eye(len(c))
+
+    found = minimize(
+        lambda nu: float((table(nu)[1] / h).sum() + c @ nu),
+        np.zeros(len(c)),
+        jac=lambda nu: c - table(nu)[0].sum(0),
+        hess=hessian,
+        method="trust-exact",
+        options={"gtol": 1e-8, "maxiter": 2000},
+    )
+    return table(found.x)[0]
+
+
+@pytest.mark.parametrize(("rows", "classes", "lean"), [(40, 3, 0.0), (200, 6, 3.0), (300, 12, 1.0)])
+def test_a_general_optimiser_on_the_dual_finds_the_same_table(rows, classes, lean):
+    probs, counts = predictions(rows, classes, lean=lean, dtype=torch.float64), long_tail(rows, classes, 4)
+    ours = solve(probs, counts, tol=1e-10)
+    assert ours.converged
+    np.testing.assert_allclose(ours.refined.numpy(), dual_optimum(probs.numpy(), counts.numpy()), atol=1e-6)
+
+
+def test_a_general_optimiser_on_the_primal_finds_no_better_table():
+    probs, counts = predictions(6, 3, 1.0, dtype=torch.float64), torch.tensor([1.0, 2.0, 3.0])
+    a, w = probs.numpy(), 1 / -(probs * probs.log()).sum(1).numpy()
+    ours = solve(probs, counts, tol=1e-11).refined.numpy()
+
+    def cost(flat):
+        x = np.maximum(flat.reshape(a.shape), 1e-15)
+        return float((w * (x * np.log(x / a)).sum(1)).sum())
+
+    constraints = [
+        {"type": "eq", "fun": lambda f: f.reshape(a.shape).sum(1) - 1},
+        {"type": "eq", "fun": lambda f: (f.reshape(a.shape).sum(0) - counts.numpy())[:-1]},
+    ]
+    theirs = minimize(
+        cost, a.ravel(), method="SLSQP", bounds=[(1e-12, 1)] * a.size, constraints=constraints,
+        options={"ftol": 1e-14, "maxiter": 1000},
+    )  # fmt: skip
+    assert cost(ours.ravel()) <= theirs.fun + 1e-8
+    np.testing.assert_allclose(ours, theirs.x.reshape(a.shape), atol=1e-4)
+
+
+def solve_with(table, counts, tol=1e-6):
+    """The same steps on another implementation of the pass."""
+    dual = Dual(table, np.asarray(counts, dtype=np.float64), len(table.probs))
+    try:
+        point, written = descend(dual, dual.measure(np.zeros(len(counts))), tol, 100, write=True)
+        return point if written else dual.write(point.duals)
+    finally:
+        table.close()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize(("rows", "classes"), [(700, 10), (65, 3), (500, 150), (64, 130)])
+def test_the_fused_passes_agree_with_the_eager_ones(rows, classes, dense, dtype):
+    probs, counts = predictions(rows, classes, 4.0, 2.0, dtype=dtype), long_tail(rows, classes, 3).numpy()
+    if rows > classes:
+        probs[5] = torch.eye(classes)[1]
+    fused, eager = torch.empty_like(probs), torch.empty_like(probs)
+    first = solve_with(CpuTable(probs, fused, dense=dense), counts, 1e-6)
+    second = solve_with(TorchTable(probs, eager), counts, 1e-6)
+    assert max(first.residual, second.residual) <= 1e-6
+    assert (fused - eager).abs().max() <= 2e-6
+    if dense:
+        assert (fused - eager).abs().max() <= (1e-11 if dtype == torch.float64 else 1e-7)
+        assert first.value == pytest.approx(second.value, rel=1e-9)
+
+
+def test_rows_whose_terms_all_underflow_are_computed_again():
+    probs = torch.full((64, 3), 0.5, dtype=torch.float64)
+    probs[:, 0] = 0.0  # the class with the smallest dual is not among theirs
+    probs[0] = torch.tensor([1.0, 0.0, 0.0])
+    duals, active = np.array([0.0, 1e5, 1e5 + 1.0]), np.ones(3)
+    sums = CpuTable(probs, torch.empty_like(probs), dense=True).measure(duals, active)[0]
+    eager = TorchTable(probs, torch.empty_like(probs)).measure(duals, active)[0]
+    np.testing.assert_allclose(sums, eager.numpy(), rtol=1e-10)
+    assert 0 < sums[2] < sums[1] < 63
+
+
+@pytest.mark.parametrize("lean", [0.0, 1.0])
+def test_a_benign_table_takes_at_most_5_passes(lean):
+    probs, counts = predictions(20_000, 10, lean=lean), long_tail(20_000, 10, 10)
+    assert assert_solves(probs, counts).iterations <= 5
+
+
+def test_a_warm_start_after_640_changed_rows_takes_at_most_3_passes():
+    probs, counts = predictions(20_000, 10, lean=4.0), long_tail(20_000, 10, 1)
+    duals = solve(probs, counts).duals
+    probs[:640] = predictions(640, 10, lean=4.0, seed=1)
+    assert assert_solves(probs, counts, warm_start=duals).iterations <= 3
+
+
+def test_a_warm_start_that_is_far_off_does_no_harm():
+    probs, counts = predictions(2000, 10, lean=4.0), long_tail(2000, 10, 1)
+    start = torch.linspace(0, 1e6, 10)
+    start[3] = torch.nan
+    cold = assert_solves(probs, counts)
+    assert assert_solves(probs, counts, warm_start=start).iterations <= cold.iterations + 1
+
+
+def test_a_large_cold_solve_looks_at_a_sample_first():
+    probs, counts = predictions(40_000, 10, lean=6.0), long_tail(40_000, 10, 1)
+    solution = assert_solves(probs, counts)
+    assert solution.iterations <= 6
+
+
+def test_the_same_input_gives_the_same_bits_whatever_the_number_of_threads():
+    before = torch.get_num_threads()
+    probs, counts = predictions(30_000, 10, lean=3.0), long_tail(30_000, 10, 1)
+    wide, wide_counts = predictions(2000, 200, 7.0), long_tail(2000, 200, 5)
+    try:
+        torch.set_num_threads(1)
+        one, wide_one = solve(probs, counts), solve(wide, wide_counts)
+        torch.set_num_threads(3)
+        for _ in range(2):
+            many, wide_many = solve(probs, counts), solve(wide, wide_counts)
+            assert torch.equal(one.refined, many.refined)
+            assert torch.equal(one.duals, many.duals)
+            assert torch.equal(wide_one.refined, wide_many.refined)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_input_is_left_alone_and_may_be_strided_or_need_a_gradient():
+    probs = predictions(100, 4, lean=1.0).T.contiguous().T.requires_grad_()
+    before = probs.detach().clone()
+    solution = assert_solves(probs.detach(), [25.0] * 4)
+    assert torch.equal(solve(probs, [25.0] * 4).refined, solution.refined)
+    assert torch.equal(probs.detach(), before)
+    assert not solution.refined.requires_grad
+
+
+def test_memory_beyond_input_and_output_is_a_few_chunks():
+    probs, counts = predictions(200_000, 10), long_tail(200_000, 10, 10)
+    solve(probs[:100], counts / 2000)
+    tracemalloc.start()
+    solve(probs, counts)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < probs.numel() * 4 / 8
+
+
+@pytest.mark.parametrize("classes", [10, 200])
+def test_float32_asked_for_less_than_its_rounding_stops_and_says_so(classes):
+    probs, counts = predictions(1000, classes, 5.0), long_tail(1000, classes, 3)
+    solution = solve(probs, counts, tol=1e-13)
+    assert not solution.converged
+    assert solution.residual < 1e-6
+    assert solution.iterations < 25
+    assert "tol" in solution.reason
+    assert "float64" in solution.reason
+
+
+def test_passes_that_run_out_leave_the_best_table_and_say_so():
+    probs, counts = predictions(1000, 10, lean=8.0), long_tail(1000, 10, 100).flip(0)
+    solution = solve(probs, counts, max_iter=3)
+    assert not solution.converged
+    assert solution.iterations <= 4
+    assert "max_iter" in solution.reason
+    assert residual_of(solution.refined, counts) == pytest.approx(solution.residual)
+    assert solution.residual <= residual_of(probs, counts)
+
+
+def test_a_target_beyond_the_support_of_a_class_is_named():
+    probs = predictions(50, 3)
+    probs[10:, 2] = 0
+    solution = solve(probs / probs.sum(1, keepdim=True), [10.0, 20.0, 20.0])
+    assert not solution.converged
+    assert "class 2" in solution.reason
+    assert "only 10 rows" in solution.reason
+
+
+def test_one_hot_rows_beyond_a_target_are_named():
+    probs = torch.cat([torch.eye(3)[:1].repeat(20, 1), predictions(40, 3)])
+    solution = solve(probs, [10.0, 20.0, 30.0])
+    assert not solution.converged
+    assert "class 0" in solution.reason
+    assert "20 rows give it probability 1" in solution.reason
+    assert torch.equal(solution.refined[:20], probs[:20])
+
+
+def test_a_table_that_cannot_move_at_all_is_returned_with_the_reason():
+    probs = torch.eye(3).repeat(20, 1)
+    solution = solve(probs, [10.0, 20.0, 30.0])
+    assert not solution.converged
+    assert "class 2" in solution.reason
+    assert torch.equal(solution.refined, probs)
+
+
+def test_zeros_that_make_the_target_unreachable_end_without_an_exception():
+    probs = torch.tensor([[0.5, 0.5, 0.0, 0.0]] * 10 + [[0.0, 0.0, 0.5, 0.5]] * 10)
+    solution = solve(probs, [6.0, 6.0, 4.0, 4.0])
+    assert not solution.converged
+    assert "zeros" in solution.reason
+    assert torch.isfinite(solution.refined).all()
+
+
+def faulty(value, row=3, column=1):
+    probs = predictions(10, 3)
+    probs[row, column] = value
+    return probs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((faulty(float("nan")), [3, 3, 4]), r"probs\[3\].*not finite"),
+        ((faulty(float("inf")), [3, 3, 4]), r"probs\[3\].*not finite"),
+        ((faulty(-0.5), [3, 3, 4]), r"probs\[3\].*negative entry -0.5"),
+        ((faulty(0.9) * 2, [3, 3, 4]), r"probs\[0\] sums to 2"),
+        ((predictions(10, 3), [3, 3, 3]), r"target_counts sum to 9 and probs has 10 rows: multiply"),
+        ((predictions(10, 3), [5, 5]), r"target_counts has shape \(2,\) and probs 3 classes"),
+        ((predictions(10, 3), [11, -1, 0]), r"target_counts\[1\] is -1"),
+        ((predictions(10, 3), [float("nan"), 5, 5]), r"target_counts\[0\] is nan"),
+        ((predictions(10, 3).half(), [3, 3, 4]), "float32 or torch.float64"),
+        ((predictions(10, 3)[0], [3, 3, 4]), "rows x classes"),
+        ((torch.empty(0, 3), [0, 0, 0]), "no rows"),
+    ],
+)
+def test_input_that_makes_no_sense_is_refused_by_name(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        solve(*arguments)
+
+
+def test_a_negative_entry_is_found_in_a_wide_table_too():
+    probs = predictions(10, 200)
+    probs[3, 7] = -probs[3, 7]
+    probs[3, 8] -= 2 * probs[3, 7]
+    with pytest.raises(ValueError, match=r"probs\[3\].*negative"):
+        solve(probs, [10 / 200] * 200)
+
+
+def test_options_that_make_no_sense_are_refused_by_name():
+    probs = predictions(10, 3)
+    with pytest.raises(ValueError, match="warm_start has shape"):
+        solve(probs, [3, 3, 4], warm_start=torch.zeros(4))
+    with pytest.raises(ValueError, match="tol 0"):
+        solve(probs, [3, 3, 4], tol=0.0)

@@ -1,0 +1,142 @@
+"""The data flags, from the command line to the images that training sees; the files themselves are tests/data's."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.datasets import CIFAR100, STL10
+
+from data import long_tail_counts
+from semi.cli import parse
+from semi.config import Config
+from semi.entry import dry_dataset
+from semi.job import build_job, describe
+from tests.data.published_formats import cifar_files, publish, stl10_files, write
+from tests.semi.runs import TINY, train
+
+CPU = torch.device("cpu")
+FLAGS = (
+    "--dataset digits --arch small --num_max 20 --ratio 4 --imb_ratio_l 10 --imb_ratio_u 5 --semi_method mix"
+)
+
+
+def job(flags: str):
+    return build_job(parse(flags.split(), "test", Config)[0], CPU)
+
+
+def true_counts(made) -> list[int]:
+    return torch.bincount(made.true_labels, minlength=10).tolist()
+
+
+def test_step_gives_two_class_sizes():
+    made = job(f"{FLAGS} --step")
+    assert made.split.counts_x == [20] * 5 + [2] * 5
+    assert true_counts(made) == [80] * 5 + [16] * 5
+
+
+def test_the_unlabeled_imbalance_can_be_reversed():
+    made = job(f"{FLAGS} --imb_ratio_u_reversed")
+    assert made.split.counts_x == long_tail_counts(20, 10, 10)
+    assert true_counts(made) == long_tail_counts(80, 5, 10)[::-1]
+
+
+def test_shuffle_split_draws_other_images_of_the_same_counts():
+    plain, one, two, again = (
+        job(FLAGS + f) for f in ("", " --shuffle_split 1", " --shuffle_split 2", " --shuffle_split 1")
+    )
+    by_seed = job(FLAGS + " --shuffle_split seed --seed 2")
+    assert len({tuple(made.split.index_x.tolist()) for made in (plain, one, two)}) == 3
+    assert torch.equal(one.split.index_x, again.split.index_x)
+    assert torch.equal(two.split.index_x, by_seed.split.index_x)
+    assert plain.split.counts_x == one.split.counts_x
+    assert true_counts(plain) == true_counts(one)
+
+
+def test_the_labeled_images_are_unlabeled_ones_too_under_fixmatch_alone():
+    made = job(f"{FLAGS} --semi_method fix")
+    expected = [x + u for x, u in zip(long_tail_counts(20, 10, 10), long_tail_counts(80, 5, 10), strict=True)]
+    assert true_counts(made) == expected
+
+
+def test_cifar100_takes_two_operations_of_magnitude_14(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    labels = np.tile(np.arange(100), 8)
+    images = rng.integers(0, 256, (800, 3, 32, 32), dtype=np.uint8)
+    files = cifar_files(CIFAR100, images, labels, [f"kind {k}" for k in range(100)])
+    publish(monkeypatch, CIFAR100, files)
+    write(tmp_path / CIFAR100.base_folder, files)
+    made = job(
+        f"--dataset cifar100 --data-dir {tmp_path} --arch small --num_max 2 --ratio 1 --imb_ratio_l 1 --imb_ratio_u 1"
+    )
+    assert (made.loader.num_ops, made.loader.magnitude) == (2, 14)
+    assert (job(FLAGS).loader.num_ops, job(FLAGS).loader.magnitude) == (3, 4)
+    assert made.dataset.class_names[99] == "kind 99"
+
+
+@pytest.fixture
+def stl10(tmp_path, monkeypatch) -> Path:
+    rng = np.random.default_rng(0)
+
+    def images(count):
+        return rng.integers(0, 256, (count, 3, 96, 96), dtype=np.uint8)
+
+    labels = np.tile(np.arange(10), 4)
+    files = stl10_files((images(40), labels), (images(20), labels[:20]), images(70))
+    publish(monkeypatch, STL10, files)
+    write(tmp_path / "data" / STL10.base_folder, files)
+    return tmp_path / "data"
+
+
+def test_a_run_without_true_classes_logs_no_figure_that_needs_them(tmp_path, stl10):
+    c = Config(
+        **TINY
+        | {
+            "dataset": "stl10",
+            "data_dir": str(stl10),
+            "out": str(tmp_path / "out"),
+            "darp": True,
+            "epochs": 2,
+        }
+    )
+    last = train(c)[-1]
+    assert [key for key in last if "true" in key or "accuracy" in key or "precision" in key] == []
+    assert not any(key.startswith("pseudo/") and "/recall/" in key for key in last)
+    assert last["pseudo/refined/tv_target"] < 1e-6
+    assert sum(last["pseudo_orig"]) == pytest.approx(70)
+    assert 0 <= last["test/bacc"] <= 1
+    said = describe(build_job(c, CPU))
+    assert (said["unlabeled_counts"], said["unlabeled_counts_asked"], said["num_unlabeled"]) == ([], [], 70)
+    assert said["labeled_counts"] == [3] * 10
+
+
+@pytest.mark.parametrize(
+    ("dataset", "classes", "num_max"), [("cifar10", 10, 1500), ("cifar100", 100, 150), ("stl10", 10, 450)]
+)
+def test_a_dry_run_needs_no_files(tmp_path, capsys, dataset, classes, num_max):
+    c = Config(
+        dataset=dataset,
+        data_dir=str(tmp_path),
+        num_max=num_max,
+        semi_method="fix",
+        imb_ratio_l=10,
+        imb_ratio_u=10,
+    )
+    made = build_job(c, CPU, dataset=dry_dataset(c))
+    said = describe(made)
+    assert f"{dataset} is not in {tmp_path} yet" in capsys.readouterr().err
+    assert len(said["class_names"]) == classes
+    assert said["labeled_counts"] == long_tail_counts(num_max, 10, classes)
+    if dataset == "stl10":
+        assert said["num_unlabeled"] == 100_000
+    else:
+        own = long_tail_counts(2 * num_max, 10, classes)
+        assert said["unlabeled_counts"] == [x + u for x, u in zip(said["labeled_counts"], own, strict=True)]
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_dry_run_reads_files_that_are_there(capsys):
+    c = dataclasses.replace(Config(), dataset="digits")
+    assert dry_dataset(c).train_images.shape[2:] == (32, 32)
+    assert capsys.readouterr().err == ""

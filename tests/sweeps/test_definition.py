@@ -1,0 +1,177 @@
+"""Sweep files: what they may say, what an agent makes of them, and that every one of this project's can run."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data import Dataset
+from data.datasets import DataError
+from semi.cli import spellings
+from semi.config import Config, WandbOptions
+from semi.rehearsal import rehearse
+from sweeps.definition import SweepError, as_flags, command_of, read_sweep, trial_id, trials
+from sweeps.runner import check
+from tests.wandb_server import WandbServer
+from tracking.metrics import is_known
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "sweeps").glob("*.yaml"))
+FLAGS = {"config"} | {
+    name.removeprefix("--")
+    for options in (Config, WandbOptions)
+    for spec in options.__dataclass_fields__.values()
+    for name in spellings(spec)
+}
+EVERY_FILE = pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
+VALID = {
+    "program": "train_with_wandb.py",
+    "method": "grid",
+    "metric": {"name": "test/bacc", "goal": "maximize"},
+    "parameters": {"seed": {"values": [0, 1]}, "darp": {"value": True}},
+    "command": ["${interpreter}", "${program}", "${args_no_boolean_flags}"],
+}
+
+
+def write(folder: Path, **changes) -> Path:
+    path = folder / "s.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in (VALID | changes).items() if v is not None}))
+    return path
+
+
+def test_the_files_that_are_promised_are_there() -> None:
+    names = {"regimes", "debug_grid", "methods", "imbalance", "alpha_bayes", "demo"}
+    assert names <= {path.stem for path in FILES}
+
+
+@EVERY_FILE
+def test_every_parameter_is_a_flag_and_every_metric_a_key_of_the_row(file: Path) -> None:
+    sweep = read_sweep(file)
+    assert set(sweep.parameters) <= FLAGS
+    assert is_known(sweep.metric["name"])
+    assert sweep.metric["goal"] in ("maximize", "minimize")
+    assert sweep.parameters["resume"] == {"value": "auto"}, "a requeued trial goes on where it was"
+
+
+@EVERY_FILE
+def test_every_file_opens_with_its_question_the_number_of_runs_and_the_command(file: Path) -> None:
+    opening = "".join(line[1:] for line in file.read_text().splitlines() if line.startswith("#"))
+    assert "?" in opening
+    assert f"wandb sweep sweeps/{file.name} && wandb agent ID" in opening
+    assert f"python -m sweeps run sweeps/{file.name}" in opening
+    sweep = read_sweep(file)
+    said = re.search(r"(\d+) runs", opening)
+    assert said
+    assert int(said.group(1)) == len(list(trials(sweep)))
+
+
+@EVERY_FILE
+def test_every_cell_can_run(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    loaded: dict[tuple[str, str], Dataset | DataError] = {}
+    sweep = read_sweep(file)
+    for trial in trials(sweep):
+        words = command_of(sweep, trial, "python")
+        outcome = rehearse(words[words.index(sweep.program) :], loaded)
+        assert outcome.problem == "", trial
+
+
+def test_check_names_each_cell_that_cannot_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    tiny = {"dataset": {"value": "digits"}, "imb_ratio_l": {"value": 1}, "imb_ratio_u": {"value": 1}}
+    cells = {"num_max": {"values": [3, 100]}, "ratio": {"value": 2}, "tau": {"values": [0.9, 1.5]}} | tiny
+    assert check(read_sweep(write(tmp_path, parameters=cells))) == 1
+    said = capsys.readouterr().out
+    assert said.count("--tau 1.5: the threshold is a probability") == 2
+    assert "asked for, because the training set has too few" in said
+    assert "2 of 4 trials can run, 1 of them with fewer images than asked for" in said
+
+
+def test_check_refuses_a_metric_that_no_run_logs(tmp_path: Path) -> None:
+    with pytest.raises(SweepError, match="test/f1: no run logs it"):
+        check(read_sweep(write(tmp_path, metric={"name": "test/f1", "goal": "maximize"})))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metric": None}, "the key metric is missing"),
+        ({"method": "greedy"}, "use one of grid, random, bayes"),
+        ({"command": "python train.py"}, "command: use a list"),
+        ({"command": ["--x=${args}"]}, "a macro must be a whole item"),
+        ({"parameters": {"seed": {"min": 0, "max": 3}}}, "a grid needs values"),
+        ({"parameters": {"seed": 3}}, "use values"),
+    ],
+)
+def test_a_file_that_an_agent_would_trip_over_is_refused_in_one_line(
+    tmp_path: Path, changes, message
+) -> None:
+    with pytest.raises(SweepError, match=re.escape(message)) as refused:
+        read_sweep(write(tmp_path, **changes))
+    assert "\n" not in str(refused.value)
+
+
+def test_random_draws_repeat_and_stay_in_range(tmp_path: Path) -> None:
+    parameters = {
+        "alpha": {"min": 0.5, "max": 8.0, "distribution": "log_uniform_values"},
+        "seed": {"min": 0, "max": 3},
+    }
+    sweep = read_sweep(write(tmp_path, method="bayes", parameters=parameters))
+    first, again = list(trials(sweep, 50)), list(trials(sweep, 50))
+    assert first == again
+    assert all(0.5 <= trial["alpha"] <= 8 for trial in first)
+    assert {trial["seed"] for trial in first} == {0, 1, 2, 3}
+    with pytest.raises(SweepError, match="give run_cap in the file or --count"):
+        list(trials(sweep))
+
+
+def test_a_trial_keeps_its_id_as_long_as_its_parameters(tmp_path: Path) -> None:
+    sweep = read_sweep(write(tmp_path))
+    ids = [trial_id(sweep, trial) for trial in trials(sweep)]
+    assert ids == [trial_id(sweep, trial) for trial in trials(sweep)]
+    assert len(set(ids)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("macro", ["${args}", "${args_no_boolean_flags}", "${args_no_hyphens}"])
+def test_the_words_of_a_trial_are_those_that_the_real_agent_passes(tmp_path: Path, macro: str) -> None:
+    (tmp_path / "show.py").write_text(
+        "import json, sys, wandb\nwith open('words.jsonl', 'a') as f: f.write(json.dumps(sys.argv[1:]) + '\\n')\n"
+        "with wandb.init() as run: pass\n"
+    )
+    parameters = {
+        "darp": {"values": [True, False]},
+        "lambda_u": {"value": None},
+        "lr": {"value": 0.002},
+        "seed": {"value": 3},
+        "out": {"value": "a folder"},
+    }
+    command = ["${env}", "${interpreter}", "${program}", macro]
+    sweep = read_sweep(write(tmp_path, program="show.py", parameters=parameters, command=command))
+    with WandbServer() as server:
+        flags = ["--entity=lab", "--project=p"]
+        environment = server.env(tmp_path)
+        made = subprocess.run(
+            ["wandb", "sweep", *flags, "s.yaml"],
+            cwd=tmp_path, env=environment, check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        found = re.search(r"wandb agent (\S+)", made.stderr)
+        assert found
+        subprocess.run(
+            ["wandb", "agent", found.group(1)],
+            cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=120,
+        )  # fmt: skip
+    passed = [json.loads(line) for line in (tmp_path / "words.jsonl").read_text().splitlines()]
+    ours = [command_of(sweep, trial, sys.executable)[3:] for trial in trials(sweep)]
+    assert sorted(map(sorted, passed)) == sorted(map(sorted, ours))
+
+
+def test_both_forms_of_a_boolean_are_flags() -> None:
+    assert as_flags({"darp": True, "align": False}) == ["--darp"]
+    assert as_flags({"darp": True, "align": False}, boolean_flags=False) == ["--darp=True", "--align=False"]

@@ -1,0 +1,155 @@
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import eval as program
+from semi.config import Config
+from semi.evaluate import scores
+from semi.run_folder import run_folder
+from semi.scoring import WHOLE_MATRIX, show
+from tests.semi.runs import TINY, rows, train
+from tracking.runs import find_runs, group_runs
+
+
+def write_run(folder: Path, seed: int, bacc, **config) -> None:
+    """A run folder whose test/bacc and test/gm over the epochs are `bacc` and half of it."""
+    folder.mkdir(parents=True)
+    base = {
+        "dataset": "digits",
+        "semi_method": "fix",
+        "seed": seed,
+        "epochs": len(bacc),
+        "darp": False,
+        "refine": "none",
+    }
+    base |= {
+        "ratio": 2.0,
+        "num_max": 9,
+        "imb_ratio_l": 5.0,
+        "imb_ratio_u": 5.0,
+        "imb_ratio_u_reversed": False,
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(base | {"run_name": folder.name} | config))
+    lines = [{"epoch": e, "test/bacc": b, "test/gm": b / 2} for e, b in enumerate(bacc)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    c = Config(**TINY | {"out": str(tmp_path), "epochs": 1})
+    train(c)
+    return run_folder(c)
+
+
+def test_a_checkpoint_scores_what_its_last_row_says(run, capsys):
+    assert program.main(["score", str(run / "checkpoint.pt"), "--gpu", "cpu"]) == 0
+    said = capsys.readouterr().out
+    last = rows(run)[-1]
+    for name in ("acc", "bacc", "gm", "many", "medium", "few", "loss"):
+        assert f"{name} {last[f'test/{name}']:.4f}" in said
+    for k in range(10):
+        assert f"{last[f'test/recall/{k}']:.3f}" in said
+
+
+def test_a_confusion_matrix_shows_true_classes_in_rows(capsys):
+    counts = torch.tensor([[5, 2], [0, 4]])
+    show(program._console(), counts, scores(counts), ["cat", "[dog]"])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["0", "cat", "0.714", "5", "2"] in lines
+    assert ["1", "[dog]", "1.000", "·", "4"] in lines
+
+
+def test_many_classes_are_shown_by_their_worst_confusions(capsys):
+    num_classes = WHOLE_MATRIX + 1
+    counts = 10 * torch.eye(num_classes, dtype=torch.int64)
+    counts[3, 7] = 9
+    show(program._console(), counts, scores(counts), [f"kind{k}" for k in range(num_classes)])
+    said = capsys.readouterr().out
+    assert ["kind3", "kind7", "9"] in [line.split() for line in said.splitlines()]
+    assert "kind3 0.53" in said
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"nonsense", {"format": 1}, {"format": 1, "config": {}, "ema": {}, "epoch": 0}]
+)
+def test_what_is_no_checkpoint_ends_with_one_line_and_exit_code_2(tmp_path, capsys, content):
+    path = tmp_path / "checkpoint.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    flags = ["--data-dir", str(tmp_path), "--gpu", "cpu"]
+    if content and isinstance(content, dict) and "config" in content:
+        torch.save(content | {"config": {"dataset": "digits"}}, path)
+    assert program.main(["score", str(path), *flags]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"eval.py: {path}: ")
+    assert said.count("\n") == 1
+
+
+def test_the_summary_is_the_mean_of_the_last_20_epochs_over_seeds(tmp_path, capsys):
+    for seed, level in enumerate((0.5, 0.7)):
+        write_run(tmp_path / "runs" / f"s{seed}", seed, [0.0] * 5 + [level - 0.1, level + 0.1] * 10)
+        write_run(tmp_path / "runs" / f"d{seed}", seed, [level] * 25, darp=True, refine="darp")
+    table, page = tmp_path / "t.csv", tmp_path / "docs" / "t.md"
+    words = [
+        "summary",
+        str(tmp_path / "runs"),
+        "--csv",
+        str(table),
+        "--markdown",
+        str(page),
+        "--note",
+        "By hand",
+    ]
+    assert program.main(words) == 0
+    plain, darp = csv.DictReader(table.open())
+    assert (plain["run"], darp["run"], plain["seeds"]) == ("FixMatch", "FixMatch + DARP", "0 1")
+    assert float(plain["bACC"]) == pytest.approx(60)
+    assert float(plain["bACC std"]) == pytest.approx(20 / 2**0.5)
+    assert float(plain["GM"]) == pytest.approx(30)
+    assert plain["few"] == ""
+    said = page.read_text()
+    assert "| FixMatch | 2 | 60.0 ± 14.1 | 30.0 ± 7.1 |" in said
+    assert "- By hand\n" in said
+    assert "eval.py" in said
+    assert "60.0 ± 14.1" in capsys.readouterr().out
+
+
+def test_a_summary_of_nothing_is_refused(tmp_path, capsys):
+    assert program.main(["summary", str(tmp_path)]) == 2
+    assert "no run in" in capsys.readouterr().err
+
+
+def test_unfinished_runs_are_marked(tmp_path):
+    write_run(tmp_path / "runs" / "a", 0, [0.5] * 3, epochs=9)
+    page = tmp_path / "t.md"
+    program.main(["summary", str(tmp_path / "runs"), "--markdown", str(page)])
+    assert "| FixMatch (3 of 9 epochs) | 1 |" in page.read_text()
+
+
+def test_each_refinement_and_a_retrained_head_have_a_row_of_their_own(tmp_path):
+    for refine in ("sinkhorn", "darp", "none", "align"):
+        write_run(tmp_path / refine, 0, [0.5], refine=refine, darp=refine == "darp")
+    write_run(tmp_path / "crt", 0, [0.5], refine="darp", darp=True, head="crt")
+    (members,) = group_runs(find_runs([tmp_path])[0]).values()
+    assert [group.label for group in members] == [
+        "FixMatch", "FixMatch + alignment", "FixMatch + Sinkhorn", "FixMatch + DARP", "FixMatch + DARP + cRT",
+    ]  # fmt: skip
+    keys = [group.counterpart_key() for group in members]
+    assert keys[0] == keys[3]
+    assert len(set(keys)) == 4  # only without and with DARP are each other's counterpart
+
+
+def test_a_reversed_imbalance_is_a_regime_of_its_own(tmp_path):
+    write_run(tmp_path / "a", 0, [0.5], imb_ratio_u=7.0)
+    write_run(tmp_path / "b", 0, [0.5], imb_ratio_u=7.0, imb_ratio_u_reversed=True)
+    labels = [regime.label for regime in group_runs(find_runs([tmp_path])[0])]
+    assert labels == [
+        "up to 9 labels a class (imbalance 5, unlabeled imbalance 7)",
+        "up to 9 labels a class (imbalance 5, unlabeled imbalance 7 reversed)",
+    ]

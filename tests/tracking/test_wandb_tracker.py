@@ -1,0 +1,204 @@
+"""The W&B tracker against a server that is down, fails, hangs or dies, and over resumes."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import wandb
+
+from tests.wandb_server import WandbServer
+from tracking.long_table import COLUMNS
+from tracking.wandb_account import resolve_mode
+from tracking.wandb_tracker import own_tags
+
+ROOT = Path(__file__).parents[2]
+BOUND_S = 2
+QUICK = {
+    f"WANDB_X_{what}_RETRY_WAIT_{bound}_SECONDS": "1"
+    for what in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
+    for bound in ("MIN", "MAX")
+}
+BOUNDED = {"WANDB_FINISH_TIMEOUT": str(BOUND_S), "WANDB_INIT_TIMEOUT": str(BOUND_S)}
+FAULTS: dict[str, Callable[[WandbServer], None]] = {
+    "down": lambda server: server.stop(),
+    "500": lambda server: server.fail(1.0, 500),
+    "429": lambda server: server.fail(1.0, 429),
+    "hanging": lambda server: server.hang(600),
+}
+
+
+@pytest.fixture
+def server() -> Iterator[WandbServer]:
+    with WandbServer() as running:
+        yield running
+        running.heal()
+        assert running.errors == []
+        assert running.unanswered == set()
+
+
+def start(
+    server: WandbServer, folder: Path, extra: dict[str, str] | None = None, **options
+) -> subprocess.Popen[str]:
+    folder.mkdir(exist_ok=True)
+    environment = server.env(folder.parent) | QUICK | {"PYTHONPATH": str(ROOT)} | (extra or {})
+    del environment["WANDB_DIR"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.tracking.tracker_driver", str(folder), json.dumps(options)],
+        env=environment,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(process: subprocess.Popen[str]) -> tuple[dict[str, float], str]:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return json.loads(out.splitlines()[-1]), err
+
+
+def epochs(path: Path) -> list[int]:
+    return [json.loads(line)["epoch"] for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def sync(server: WandbServer, folder: Path, said: str) -> None:
+    """Type the command that the message names, as a user would."""
+    command = re.findall(r"wandb sync [^`\n]+", said)[-1]
+    done = subprocess.run(
+        shlex.split(command), env=server.env(folder), cwd=folder, capture_output=True, text=True, timeout=120
+    )
+    assert "Finished syncing" in done.stderr, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_server_that_is_broken_at_the_start_costs_a_bounded_wait_and_no_row(
+    server: WandbServer, tmp_path: Path, fault: str
+) -> None:
+    folder = tmp_path / "run"
+    FAULTS[fault](server)
+    times, said = end(start(server, folder, BOUNDED))
+    assert times["start_s"] < BOUND_S + 12
+    assert times["slowest_log_s"] < 0.5
+    assert times["finish_s"] < BOUND_S + 2
+    assert "logging offline instead" in said
+    assert epochs(folder) == list(range(6))
+    server.heal()
+    server.start()
+    sync(server, tmp_path, said)
+    assert [row["epoch"] for row in server.runs["r1"].history] == list(range(6))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_server_that_breaks_during_the_run_costs_a_bounded_wait_and_no_row(
+    server: WandbServer, tmp_path: Path, fault: str
+) -> None:
+    folder = tmp_path / "run"
+    process = start(server, folder, {"WANDB_FINISH_TIMEOUT": str(BOUND_S)}, pause_at=3)
+    assert server.wait_until(lambda: (folder / "waiting").exists() and len(server.runs["r1"].history) == 3)
+    FAULTS[fault](server)
+    (folder / "go").touch()
+    times, said = end(process)
+    assert times["slowest_log_s"] < 0.5
+    assert times["finish_s"] < 2 * BOUND_S + 2
+    assert f"W&B did not take everything within {BOUND_S} s" in said
+    assert epochs(folder) == list(range(6))
+    server.heal()
+    server.start()
+    sync(server, tmp_path, said)
+    history = server.runs[
+        "r1"
+    ].history  # `wandb sync` sends a run whole: what the server had comes again, the same
+    assert {row["epoch"]: row["test/bacc"] for row in history} == {e: 0.5 + e / 100 for e in range(6)}
+    assert len({(row["epoch"], row["test/bacc"]) for row in history}) == 6
+    assert server.runs["r1"].exit_code == 0
+
+
+@pytest.mark.slow
+def test_a_third_of_the_requests_failing_loses_nothing(server: WandbServer, tmp_path: Path) -> None:
+    server.fail(rate=0.3, status=429)
+    process = start(server, tmp_path / "run")
+    times, _ = end(process)
+    assert times["slowest_log_s"] < 0.5
+    assert [row["epoch"] for row in server.runs["r1"].history] == list(range(6))
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_with_no_epoch_lost_or_doubled(server: WandbServer, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = start(server, folder, pause_at=3, epoch_s=0.0)
+    assert server.wait_until(lambda: (folder / "waiting").exists() and len(server.runs["r1"].history) == 3)
+    server.fail(only="file_stream")  # epochs 3 and 4 stay on the way
+    (folder / "waiting").unlink()
+    (folder / "go").touch()
+    assert server.wait_until(lambda: epochs(folder)[-1:] == [5] or len(epochs(folder)) >= 5)
+    process.kill()
+    process.communicate()
+    server.heal()
+    missed = len(server.runs["r1"].history)
+    assert missed == 3
+    end(start(server, folder, first=5))  # the checkpoint had epoch 4
+    assert [row["epoch"] for row in server.runs["r1"].history] == list(range(6))
+    end(start(server, folder, first=3, epochs=8))  # an older checkpoint: epochs 3 to 5 come again
+    assert [row["epoch"] for row in server.runs["r1"].history] == list(range(8))
+    assert server.runs["r1"].state == "finished"
+
+
+@pytest.mark.slow
+def test_the_last_row_carries_the_long_table_once(server: WandbServer, tmp_path: Path) -> None:
+    end(start(server, tmp_path / "run", tracker={"charts": True, "entity": "lab"}))
+    run = server.runs["r1"]
+    assert ["pseudo_labels" in row for row in run.history] == [False] * 5 + [True]
+    tables = {name: body for name, body in run.files.items() if name.startswith("media/table/")}
+    (body,) = {json.dumps(json.loads(b)) for b in tables.values()}
+    table = json.loads(body)
+    assert table["columns"] == list(COLUMNS)
+    assert len(table["data"]) == 6 * 3
+    charts = run.raw_config["_wandb"]["value"]["visualize"]
+    assert set(charts) == {"charts/shares", "charts/history", "charts/regimes"}
+    shown = charts["charts/shares"]["panel_config"]
+    assert shown["panelDefId"] == "lab/darp_shares"
+    assert shown["fieldSettings"]["orig"] == "orig"
+    assert '"pseudo_labels"' in json.dumps(shown["userQuery"])
+
+
+@pytest.mark.slow
+def test_a_run_that_ends_early_still_leaves_its_table(server: WandbServer, tmp_path: Path) -> None:
+    end(start(server, tmp_path / "run", until=4, exit_code=3))
+    run = server.runs["r1"]
+    assert [row["epoch"] for row in run.history] == [0, 1, 2, 3]
+    assert run.summary["pseudo_labels"]["nrows"] == 4 * 3
+    assert (run.state, run.exit_code) == ("failed", 3)
+
+
+def test_tags_mark_a_capped_regime() -> None:
+    config = {"dataset": "digits", "semi_method": "fix", "darp": False}
+    counts = {"labeled_counts_asked": [3], "labeled_counts": [3], "unlabeled_counts_asked": [9]}
+    assert own_tags(config | counts | {"unlabeled_counts": [9]}) == ["digits", "fix", "plain"]
+    assert own_tags(config | counts | {"unlabeled_counts": [8]}) == ["digits", "fix", "plain", "capped"]
+
+
+def test_a_mode_that_nobody_knows_is_offline(capsys: pytest.CaptureFixture[str]) -> None:
+    assert resolve_mode("dryrun") == "offline"
+    assert resolve_mode("onlin") == "offline"
+    assert "WANDB_MODE onlin: not one of auto, online, offline, disabled" in capsys.readouterr().err
+
+
+def test_without_a_key_auto_is_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert resolve_mode("auto") == "offline"
+    (tmp_path / "netrc").write_text(
+        f"machine {urlsplit(wandb.Settings().base_url).hostname} login user password key\n"
+    )
+    assert resolve_mode("auto") == "online"

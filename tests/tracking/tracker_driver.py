@@ -1,0 +1,62 @@
+"""A run without training, for tests of the W&B tracker: `python -m tests.tracking.tracker_driver FOLDER JSON`.
+
+Options: epochs, first, exit_code, pause_at (wait at this epoch until FOLDER/go exists), and `tracker` for WandbTracker.
+Prints how long the tracker took, in seconds, as JSON.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from tracking.base import Fanout
+from tracking.local import LocalTracker
+from tracking.wandb_tracker import WandbTracker
+
+CLASSES = 3
+
+
+def row(epoch: int) -> dict:
+    shares = {
+        f"pseudo/{table}/{k}": (k + 1) / 6 for table in ("orig", "refined", "target") for k in range(CLASSES)
+    }
+    return {"epoch": epoch, "test/bacc": 0.5 + epoch / 100, "pseudo_orig": [1.0, 2.0, 3.0]} | shares
+
+
+def config(epochs: int) -> dict:
+    return {
+        "run_name": "a run", "dataset": "digits", "semi_method": "fix", "darp": True, "epochs": epochs, "ratio": 2.0,
+        "num_max": 3, "imb_ratio_l": 1.0, "imb_ratio_u": 1.0, "imb_ratio_u_reversed": False,
+        "class_names": ["a", "b", "c"], "labeled_counts": [3, 3, 3], "labeled_counts_asked": [3, 3, 3],
+        "unlabeled_counts": [6, 6, 6], "unlabeled_counts_asked": [6, 6, 6],
+    }  # fmt: skip
+
+
+def main() -> None:
+    folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
+    epochs, first = options.get("epochs", 6), options.get("first", 0)
+    tracker = Fanout([LocalTracker(folder), WandbTracker(folder, **options.get("tracker", {}))])
+    begin = time.monotonic()
+    tracker.start(config(epochs), {"wandb_run_id": "r1"}, first)
+    started = time.monotonic()
+    slowest = 0.0
+    for epoch in range(first, options.get("until", epochs)):
+        if epoch == options.get("pause_at"):
+            (folder / "waiting").touch()
+            while not (folder / "go").exists():
+                time.sleep(0.02)
+        before = time.monotonic()
+        tracker.log(row(epoch))
+        slowest = max(slowest, time.monotonic() - before)
+        time.sleep(options.get("epoch_s", 0.1))
+    ending = time.monotonic()
+    tracker.finish(options.get("exit_code", 0))
+    print(
+        json.dumps(
+            {"start_s": started - begin, "slowest_log_s": slowest, "finish_s": time.monotonic() - ending}
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
