@@ -7,8 +7,10 @@ own thread pools do not survive a fork and clash with the one of torch.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,33 +19,49 @@ from torch import Tensor
 
 from darp.kernels_curvature import ProductCurvature
 
-CHUNK_ELEMENTS = 1 << 16  # 65,536 probabilities take about 0.1 ms, ten times what starting a task costs
+CHUNK_ELEMENTS = (
+    1 << 15
+)  # 32,768 probabilities take about 50 microseconds, more than handing them to a thread
 MAX_CHUNKS = 16  # each has its own sums
-WIDE_CLASSES = 128  # from here on conjugate gradients beat the dense curvature
+WIDE_CLASSES = 64  # from here on conjugate gradients beat the dense curvature
+
+
+@lru_cache(maxsize=4)
+def _threads(count: int) -> ThreadPoolExecutor:
+    """Threads that wait between solves; starting them costs as much as a pass over a small table."""
+    return ThreadPoolExecutor(count, thread_name_prefix="darp")
+
+
+os.register_at_fork(after_in_child=_threads.cache_clear)  # a forked child has none of its parent's threads
 
 
 class Chunks:
-    """Rows 0..N-1 in chunks, and the threads that work on them until `close`."""
+    """Rows 0..N-1 in chunks, and work on all of them at once."""
 
     def __init__(self, rows: int, num_classes: int, limit: int = MAX_CHUNKS) -> None:
         wanted = max(1, min(MAX_CHUNKS, limit, rows * num_classes // CHUNK_ELEMENTS))
-        size = max(1, -(-rows // wanted))
+        size = max(1, -(-rows // (1 << (wanted.bit_length() - 1))))
         self.rows = [slice(i, min(i + size, rows)) for i in range(0, rows, size)]
-        threads = min(torch.get_num_threads(), len(self.rows))
-        self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def each(self, work: Callable[[int], Any]) -> list[Any]:
-        """work(i) for every chunk i."""
-        numbers = range(len(self.rows))
-        return list(self.pool.map(work, numbers) if self.pool is not None else map(work, numbers))
+        """work(i) for every chunk i; this thread takes its share, each other one a fixed part of the chunks."""
+        threads = min(torch.get_num_threads(), len(self.rows))
+        if threads < 2:
+            return [work(i) for i in range(len(self.rows))]
+        results: list[Any] = [None] * len(self.rows)
 
-    def close(self) -> None:
-        """Stop the threads."""
-        if self.pool is not None:
-            self.pool.shutdown()
+        def share(first: int) -> None:
+            for i in range(first, len(self.rows), threads):
+                results[i] = work(i)
+
+        others = [_threads(threads - 1).submit(share, first) for first in range(1, threads)]
+        share(0)
+        for other in others:
+            other.result()
+        return results
 
 
 class CpuTable:
@@ -62,17 +80,15 @@ class CpuTable:
         self.entropy_known = False
         self.products = 0
 
-    def close(self) -> None:
-        """Stop the threads."""
-        self.chunks.close()
-
-    def measure(self, duals: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, Tensor | ProductCurvature]:
+    def measure(
+        self, duals: np.ndarray, active: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray | ProductCurvature]:
         """Column sums [K], the rows' part of the dual, faults in the table; and the curvature or its products."""
         if self.wide:
             sums, degree = self._wide_pass(duals, active, write=False)
             return sums, ProductCurvature(degree, self._product)
         sums, coupling = self._narrow_pass(duals, active, couple=True, write=False)
-        return sums, torch.from_numpy(coupling)
+        return sums, coupling
 
     def write(self, duals: np.ndarray, active: np.ndarray) -> np.ndarray:
         """Fill `refined`; return the same sums [K + 2], of what was written."""
@@ -113,7 +129,7 @@ class CpuTable:
             )
 
         sums[:, -1] = np.logical_not(self.chunks.each(work))
-        return sums.sum(0), _symmetric(coupling.sum(0)[:k, :k])
+        return sums.sum(0), _symmetric(coupling[:, :k, :k].sum(0)) if couple else coupling
 
     def _wide_pass(
         self, duals: np.ndarray, active: np.ndarray, *, write: bool
@@ -148,4 +164,8 @@ class CpuTable:
 
 
 def _symmetric(lower: np.ndarray) -> np.ndarray:
-    return np.tril(lower) + np.tril(lower, -1).T
+    """The matrix whose lower triangle this is; what lies above the diagonal is ignored."""
+    strict = np.tril(lower, -1)
+    full: np.ndarray = strict + strict.T
+    np.fill_diagonal(full, lower.diagonal())
+    return full

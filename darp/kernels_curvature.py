@@ -15,58 +15,73 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-JITTER = 1e-13
+UNDERFLOW = 1e-290
+JITTER = 1e-13  # added to the unit diagonal of the scaled Hessian, and a thousand times more where that fails
+ATTEMPTS = 4
 
 
 class DenseCurvature:
-    """The K x K coupling, solved on the device that it is given on."""
+    """The K x K coupling on the host."""
 
-    host_classes = 256  # up to here the host solves faster than an accelerator, and one transfer brings all
+    most_classes = 256  # an accelerator solves larger systems faster itself
+
+    def __init__(self, coupling: np.ndarray) -> None:
+        self.total_entropy = float(coupling.sum())
+        np.fill_diagonal(coupling, 0.0)
+        self.degree = coupling.sum(1)
+        self.scale = 1 / np.sqrt(np.where(self.degree > 0, self.degree, np.inf))
+        root = np.sqrt(self.degree)
+        root /= max(float(np.linalg.norm(root)), UNDERFLOW)
+        self.matrix = np.outer(root, root) - self.scale[:, None] * coupling * self.scale
+        self.diagonal = np.einsum("kk->k", self.matrix)
+        self.unshifted = self.diagonal + 1.0
+
+    def solve(self, rhs: np.ndarray, damping: float, tol: float) -> np.ndarray:
+        """d [K] with (H + damping diag(H)) d = rhs; exact, so `tol` is not used. Zero where that fails."""
+        jitter = max(JITTER, damping)
+        for _ in range(ATTEMPTS):
+            self.diagonal[:] = self.unshifted + jitter
+            factor, failed = scipy.linalg.lapack.dpotrf(self.matrix, lower=1)
+            if not failed:
+                found: np.ndarray = (
+                    self.scale * scipy.linalg.lapack.dpotrs(factor, self.scale * rhs, lower=1)[0]
+                )
+                return found
+            jitter *= 1e3
+        return np.zeros_like(rhs)
+
+
+class DeviceCurvature:
+    """The same on an accelerator, for many classes: what goes to the host are vectors."""
 
     def __init__(self, coupling: Tensor) -> None:
         self.total_entropy = float(coupling.sum())
         coupling = coupling.clone().fill_diagonal_(0)
         degree = coupling.sum(1)
         self.degree = degree.cpu().numpy()
-        moving = degree > 0
-        self.scale = torch.where(moving, degree.clamp_min(1e-300).rsqrt(), 0.0)
-        root = degree.sqrt()
-        root = root / root.norm().clamp_min(1e-300)
-        matrix = -self.scale[:, None] * coupling * self.scale + torch.outer(root, root)
-        self.matrix = matrix + torch.eye(len(degree), dtype=matrix.dtype, device=matrix.device)
+        self.scale = torch.where(degree > 0, degree.clamp_min(UNDERFLOW).rsqrt(), 0.0)
+        root = degree.sqrt() / degree.sum().sqrt().clamp_min(UNDERFLOW)
+        self.matrix = torch.outer(root, root) - self.scale[:, None] * coupling * self.scale
 
     def solve(self, rhs: np.ndarray, damping: float, tol: float) -> np.ndarray:
-        """d [K] with (H + damping diag(H)) d = rhs; exact, so `tol` is not used."""
-        scaled = self.scale * torch.from_numpy(rhs).to(self.scale)
+        """d [K] with (H + damping diag(H)) d = rhs; exact, so `tol` is not used. Zero where that fails."""
+        scaled = (self.scale * torch.from_numpy(rhs).to(self.scale.device))[:, None]
         jitter = max(JITTER, damping)
-        for _ in range(4):
-            if self.matrix.device.type == "cpu":
-                found = _cholesky_solve(self.matrix.numpy(), jitter, scaled.numpy())
-            else:
-                factor, info = torch.linalg.cholesky_ex(
-                    self.matrix + jitter * torch.eye(len(scaled)).to(self.matrix)
-                )
-                solved = torch.cholesky_solve(scaled[:, None], factor)[:, 0]
-                found = solved.cpu().numpy() if int(info) == 0 else None
-            if found is not None and np.isfinite(found).all():
-                return self.scale.cpu().numpy() * found
+        for _ in range(ATTEMPTS):
+            factor, failed = torch.linalg.cholesky_ex(
+                self.matrix + torch.diag_embed(self.scale * 0 + 1 + jitter)
+            )
+            found: np.ndarray = (self.scale * torch.cholesky_solve(scaled, factor)[:, 0]).cpu().numpy()
+            if not int(failed):
+                return found
             jitter *= 1e3
         return np.zeros_like(rhs)
-
-
-def _cholesky_solve(matrix: np.ndarray, jitter: float, rhs: np.ndarray) -> np.ndarray | None:
-    shifted = matrix + jitter * np.eye(len(matrix))
-    factor, info = scipy.linalg.lapack.dpotrf(shifted, lower=1, overwrite_a=1)
-    if info != 0:
-        return None
-    solved, info = scipy.linalg.lapack.dpotrs(factor, rhs, lower=1)
-    return solved if info == 0 else None
 
 
 class ProductCurvature:
     """The coupling through its products with a vector; conjugate gradients, preconditioned by the degree."""
 
-    max_products = 200
+    most_products = 200
 
     def __init__(self, degree: np.ndarray, product: Callable[[np.ndarray], np.ndarray]) -> None:
         self.degree, self.product = degree, product
@@ -91,7 +106,7 @@ class ProductCurvature:
         preconditioned = left / degree
         direction = preconditioned.copy()
         size = first = float(left @ preconditioned)
-        for _ in range(self.max_products):
+        for _ in range(self.most_products):
             if not size > tol * tol * first:
                 break
             image = self._apply(direction) + damping * self.degree * direction

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from darp.kernels_cpu import CpuTable
-from darp.kernels_curvature import DenseCurvature, ProductCurvature
+from darp.kernels_curvature import UNDERFLOW, DenseCurvature, DeviceCurvature, ProductCurvature
 from darp.kernels_torch import TorchTable
 
 GROWTH = 10.0  # factor by which one step may widen the spread of the duals
@@ -26,7 +28,9 @@ CG_TOL = 1e-2  # of conjugate gradients, times the error that is left
 SMOOTH = 0.1  # error below which that is safe; f itself may be lost to rounding there
 FALL = 1e-3  # or if f falls by this share of what the slope promises
 TRUST = 3.0  # a step for the logarithms may bend f by this multiple of its slope, times the error
-UNDERFLOW = 1e-290
+
+
+Curvature = DenseCurvature | DeviceCurvature | ProductCurvature
 
 
 class NotADistributionError(Exception):
@@ -42,7 +46,7 @@ class Point:
     value: float
     error: float  # max over active classes of |log(S / c)|
     residual: float
-    curvature: DenseCurvature | ProductCurvature | None
+    curvature: Curvature | None
 
 
 @dataclass
@@ -64,53 +68,62 @@ class Dual:
     num_rows: int
     group: dist.ProcessGroup | None = None
     passes: int = 0
-    on: np.ndarray = field(init=False)  # classes with a target above 0
+    on: np.ndarray = field(init=False)  # [K] 1 for classes with a target above 0, else 0
 
     def __post_init__(self) -> None:
-        self.on = self.counts > 0
+        self.on = (self.counts > 0).astype(np.float64)
+        self._safe_counts = np.where(self.counts > 0, self.counts, 1.0)
+        self._unit = np.maximum(self.counts, 1.0)
 
     def measure(self, duals: np.ndarray) -> Point:
         """Sums, value and curvature at `duals`: one pass, one reduction and one transfer to the host."""
-        sums, coupling = self.table.measure(duals, self.on.astype(np.float64))
+        sums, coupling = self.table.measure(duals, self.on)
         self.passes += 1
-        curvature: DenseCurvature | ProductCurvature
+        curvature: Curvature
         if isinstance(coupling, ProductCurvature):
             curvature = coupling
+        elif isinstance(coupling, np.ndarray) and self.group is None:
+            curvature = DenseCurvature(coupling)
         else:
-            k = len(self.counts)
-            packed = torch.cat([torch.as_tensor(sums), coupling.reshape(-1)])
-            if self.group is not None:
-                dist.all_reduce(packed, group=self.group)
-            if k <= DenseCurvature.host_classes:
-                packed = packed.cpu()
-            sums = packed[: k + 2].cpu().numpy()
-            curvature = DenseCurvature(packed[k + 2 :].reshape(k, k))
-        host_sums = np.asarray(sums)
-        if host_sums[-1] > 0:
+            sums, curvature = self._gathered(torch.as_tensor(sums), torch.as_tensor(coupling))
+        sums = np.asarray(sums)
+        if sums[-1] > 0:
             raise NotADistributionError
-        return self._point(duals, host_sums, curvature)
+        return self._point(duals, sums, curvature)
+
+    def _gathered(self, sums: Tensor, coupling: Tensor) -> tuple[np.ndarray, Curvature]:
+        """The sums over all processes, on the host, and the curvature where it is solved fastest."""
+        k = len(self.counts)
+        packed = torch.cat([sums, coupling.reshape(-1)])
+        if self.group is not None:
+            dist.all_reduce(packed, group=self.group)
+        if packed.device.type != "cpu" and k > DenseCurvature.most_classes:
+            return packed[: k + 2].cpu().numpy(), DeviceCurvature(packed[k + 2 :].reshape(k, k))
+        host = packed.cpu().numpy()
+        return host[: k + 2], DenseCurvature(host[k + 2 :].reshape(k, k))
 
     def write(self, duals: np.ndarray) -> Point:
         """Fill the output at `duals`; the point describes what was written, rounding included."""
-        sums = torch.as_tensor(self.table.write(duals, self.on.astype(np.float64)))
+        sums = torch.as_tensor(self.table.write(duals, self.on))
         self.passes += 1
         if self.group is not None:
             dist.all_reduce(sums, group=self.group)
         return self._point(duals, sums.cpu().numpy(), None)
 
-    def _point(
-        self, duals: np.ndarray, sums: np.ndarray, curvature: DenseCurvature | ProductCurvature | None
-    ) -> Point:
+    def _point(self, duals: np.ndarray, sums: np.ndarray, curvature: Curvature | None) -> Point:
         value, sums = float(sums[-2] + self.counts @ duals), sums[:-2]
         error = float(np.abs(self._log_ratio(sums)).max())
-        residual = float((np.abs(sums - self.counts) / np.maximum(self.counts, 1)).max())
+        residual = float((np.abs(sums - self.counts) / self._unit).max())
         return Point(duals, sums, value, error, residual, curvature)
 
     def _log_ratio(self, sums: np.ndarray) -> np.ndarray:
         """log(S / c) [K], 0 where the target is 0."""
-        ratio = np.zeros_like(sums)
-        ratio[self.on] = np.log(np.maximum(sums[self.on], UNDERFLOW) / self.counts[self.on])
+        ratio: np.ndarray = self.on * np.log(np.maximum(sums, UNDERFLOW) / self._safe_counts)
         return ratio
+
+    def shifted(self, duals: np.ndarray) -> np.ndarray:
+        """The duals with their smallest at 0, and 0 for classes of target 0."""
+        return self.on * (duals - np.where(self.on > 0, duals, np.inf).min())
 
     def step(self, point: Point, damping: float) -> Step:
         """The damped step at `point`, shortened so that the spread of the duals grows at most GROWTH-fold.
@@ -119,7 +132,7 @@ class Dual:
         gives a descent: log S = log c up to a common factor, up to a common shift of nu, and plain S = c.
         """
         assert point.curvature is not None
-        curvature, sums = point.curvature, point.sums * self.on
+        curvature, sums = point.curvature, self.on * point.sums
         gap = sums * self._log_ratio(sums)
         degree = curvature.degree * self.on
         candidates = [gap - sums * (gap.sum() / sums.sum())]
@@ -128,26 +141,29 @@ class Dual:
         plain = (point.sums - self.counts) * self.on
         candidates.append(plain - sums * (plain.sum() / sums.sum()))
         for rhs in candidates:
-            move = np.nan_to_num(curvature.solve(rhs, damping, CG_TOL * min(1.0, point.error)))
+            move = curvature.solve(rhs, damping, CG_TOL * min(1.0, point.error))
             bend = float(move @ rhs) - damping * float(curvature.degree @ (move * move))
             slope = float((self.counts - point.sums) @ move)
             if slope < 0 and bend < -TRUST * max(1.0, point.error) * slope:
                 break
+        if not math.isfinite(slope):
+            move, slope, bend = np.zeros_like(move), 0.0, 0.0
         if self.group is not None:  # the same bits everywhere, even where processors differ
             shared = torch.from_numpy(move).to(self.table.device)
             dist.broadcast(shared, dist.get_global_rank(self.group, 0), group=self.group)
             move = shared.cpu().numpy()
+            slope = float((self.counts - point.sums) @ move)
         share = self._share(point, move)
-        duals = np.where(self.on, point.duals + share * move, 0.0)
-        duals = np.where(self.on, duals - duals[self.on].min(), 0.0)
-        slope = share * float((self.counts - point.sums) @ move)
-        return Step(duals, share * move, slope, share * share * bend)
+        return Step(
+            self.shifted(point.duals + share * move), share * move, share * slope, share * share * bend
+        )
 
     def _share(self, point: Point, move: np.ndarray) -> float:
+        """How much of the move keeps the spread of the duals within GROWTH times what it was."""
         assert point.curvature is not None
         unit = FIRST_EXPONENT * self.num_rows / max(point.curvature.total_entropy, UNDERFLOW)
-        allowed = GROWTH * max(float(np.ptp(point.duals[self.on])), unit)
-        return min(1.0, allowed / max(float(np.ptp((point.duals + move)[self.on])), UNDERFLOW))
+        allowed = GROWTH * max(float(point.duals.max()), unit)
+        return min(1.0, allowed / max(float(self.shifted(point.duals + move).max()), UNDERFLOW))
 
 
 @dataclass
@@ -170,7 +186,9 @@ def descend(dual: Dual, point: Point, tol: float, max_passes: int, *, write: boo
     Returns the best point and whether the output holds the table at it. With `write` a pass that is expected to be
     the last one writes the output instead of summing the curvature.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # where the target is out of reach the duals have no bound
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # where the target is out of reach the duals have no bound
         return _descend(dual, point, tol, max_passes, write)
 
 
@@ -193,7 +211,10 @@ def _descend(dual: Dual, point: Point, tol: float, max_passes: int, write: bool)
         if last and trial.residual <= tol:  # only rounding to the table's type keeps the residual above tol
             return trial, False
         slope = float((dual.counts - trial.sums) @ step.move) / -step.slope
-        if slope <= (FLAT_SLOPE if point.error < SMOOTH else 0.0) or trial.value < point.value + FALL * step.slope:
+        if (
+            slope <= (FLAT_SLOPE if point.error < SMOOTH else 0.0)
+            or trial.value < point.value + FALL * step.slope
+        ):
             rate = trial.error / point.error**2 if damping.value == 0 else 1.0
             damping.succeed(slope, bend=-step.slope * (slope + 1) / max(step.bend, UNDERFLOW))
             point = trial

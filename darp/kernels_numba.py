@@ -23,7 +23,6 @@ intrinsic: Any = extending.intrinsic
 
 TILE = 64  # rows; 64 x 10 float64 sit in the first-level cache
 WIDE_TILE = 32  # for many classes: 32 x 1000 float64 sit in the second-level cache
-BAND = 32  # classes transposed at a time, so that the lines written stay in the first-level cache
 BLOCK = 4  # classes per register block of the curvature; arrays are padded to it
 
 LOG2_E = 1.4426950408889634
@@ -148,6 +147,22 @@ def _row_again(a: Any, h: float, duals: Any, active: Any, s: Any, r: int) -> flo
     return math.log(total) + (top if top > -math.inf else 0.0)
 
 
+@njit(nogil=True, cache=True, error_model="numpy")
+def _special_rows(a: Any, h: Any, duals: Any, active: Any, s: Any, z: Any) -> float:
+    """The rows' part of the dual for a tile a [n, K] with rows that underflow, which it mends, or of zero entropy."""
+    value = 0.0
+    for r in range(len(a)):
+        log_z = math.log(z[r]) if z[r] >= TINY else _row_again(a[r], h[r], duals, active, s, r)
+        if z[r] < TINY:
+            z[r] = 1.0
+        if h[r] > 0.0:
+            value += log_z / h[r]
+        else:
+            for k in range(a.shape[1]):
+                value -= s[k, r] / z[r] * duals[k]
+    return value
+
+
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=RELAXED)
 def _tile_coupling(s: Any, h: Any, y: Any, coupling: Any) -> None:
     """coupling += (h * s) s^T on the lower triangle, in register blocks of 2 x 4 classes."""
@@ -206,17 +221,16 @@ def chunk_pass(
     s = np.zeros((padded, tile))
     rounded = np.empty((num_classes, tile), probs.dtype)
     y = np.empty((2, tile))
-    h, z, log_z = np.empty(tile), np.empty(tile), np.empty(tile)
+    h, z = np.empty(tile), np.empty(tile)
     fine = True
     for first in range(0, rows, tile):
         n = min(tile, rows - first)
         if n < tile:
             s[:, n:] = 0.0
             h[n:] = 0.0
-        for left in range(0, num_classes, BAND):
+        for k in range(num_classes):
             for r in range(n):
-                for k in range(left, min(left + BAND, num_classes)):
-                    s[k, r] = probs[first + r, k]
+                s[k, r] = probs[first + r, k]
         if fresh:
             fine = _tile_entropy(s, num_classes, n, h, z, y[0]) and fine
             for r in range(n):
@@ -231,20 +245,14 @@ def chunk_pass(
                 e = weight * s[k, r] * _exp(h[r] * minus)
                 s[k, r] = e
                 z[r] += e
-        for r in range(tile):
-            log_z[r] = _log(z[r])
+        special = value = 0.0
         for r in range(n):
-            if z[r] < TINY:
-                log_z[r] = _row_again(probs[first + r], h[r], duals, active, s, r)
-                z[r] = 1.0
-        value = 0.0
+            special += 1.0 if z[r] < TINY or h[r] <= 0.0 else 0.0
+            value += _log(z[r]) / (h[r] if h[r] > 0.0 else 1.0)
+        if special > 0.0:
+            value = _special_rows(probs[first : first + n], h, duals, active, s, z)
         for r in range(n):
             z[r] = 1.0 / z[r]
-            if h[r] > 0.0:
-                value += log_z[r] / h[r]
-            else:
-                for k in range(num_classes):
-                    value -= s[k, r] * z[r] * duals[k]
         sums[num_classes] += value
         for k in range(num_classes):
             total = 0.0
@@ -261,10 +269,9 @@ def chunk_pass(
         if couple:
             _tile_coupling(s, h, y, coupling)
         if write:
-            for left in range(0, num_classes, BAND):
+            for k in range(num_classes):
                 for r in range(n):
-                    for k in range(left, min(left + BAND, num_classes)):
-                        refined[first + r, k] = rounded[k, r]
+                    refined[first + r, k] = rounded[k, r]
     return fine
 
 

@@ -17,19 +17,38 @@ NOISE = 1e-6  # added to every entry, and to both sides of the rescaling, as pub
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def count_bits(
-    bits: Any, prefix: Any, above: Any, shift: Any, mask: Any, first: bool, histogram: Any
-) -> None:
-    """histogram [K, > mask] += counts of (bits >> shift) & mask over a chunk bits [n, K] of unsigned integers.
+def count_top(bits: Any, shift: Any, last: Any, histogram: Any) -> None:
+    """histogram [K, > last] += counts of bits >> shift over a chunk bits [n, K] of unsigned integers.
 
-    Only entries whose bits above are prefix [K] count, unless `first`; `above` is the shift that leaves those bits.
+    Whatever is above bin `last` counts there: numbers that are no probabilities, negative ones among them.
     """
     rows, num_classes = bits.shape
     for i in range(rows):
         for k in range(num_classes):
+            histogram[k, min(bits[i, k] >> shift, last)] += 1
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def count_below(bits: Any, prefix: Any, above: Any, shift: Any, mask: Any, histogram: Any) -> None:
+    """histogram [K, > mask] += counts of (bits >> shift) & mask where bits >> above is prefix [K]."""
+    rows, num_classes = bits.shape
+    for i in range(rows):
+        for k in range(num_classes):
             b = bits[i, k]
-            if first or (b >> above) == prefix[k]:
+            if (b >> above) == prefix[k]:
                 histogram[k, (b >> shift) & mask] += 1
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def find_bins(histogram: Any, missing: Any, bins: Any) -> None:
+    """bins [K]: where the missing-th largest entry of each column lies; `missing` becomes its place in that bin."""
+    num_classes, size = histogram.shape
+    for k in range(num_classes):
+        b = size - 1
+        while b > 0 and missing[k] > histogram[k, b]:
+            missing[k] -= histogram[k, b]
+            b -= 1
+        bins[k] = b
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})

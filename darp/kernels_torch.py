@@ -29,9 +29,6 @@ class TorchTable:
         self.entropy_known = False
         self.bad_rows = torch.zeros((), dtype=torch.int64, device=probs.device)
 
-    def close(self) -> None:
-        """Nothing to release."""
-
     def measure(self, duals: np.ndarray, active: np.ndarray) -> tuple[Tensor, Tensor]:
         """Column sums [K], the rows' part of the dual, faults in the table; and X^T diag(h) X [K, K]."""
         k = self.num_classes

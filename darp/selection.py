@@ -13,7 +13,6 @@ not gathered.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,12 +22,14 @@ from torch import Tensor
 from darp.kernels_cpu import Chunks
 
 NOISE = 1e-6
+# Shift and number of bins of each level, by the size of an entry. A first bin is an eighth or a quarter of an octave;
+# the last one of them starts at 1.875 or 1.75 and holds what no probability is.
 BIT_LEVELS = {
-    4: (22, 11, 0),
-    8: (54, 43, 32, 21, 10, 0),
-}  # shifts of the histogram's levels, by the size of an entry
+    4: ((20, 1 << 10), (10, 1 << 10), (0, 1 << 10)),
+    8: ((50, 1 << 12), (38, 1 << 12), (25, 1 << 13), (12, 1 << 13), (0, 1 << 12)),
+}
 PADDING = 16  # counters between classes, or the same bin of all would share one set of the cache
-MAX_CHUNKS = 8  # each counts for itself, and their counts are then added
+CHUNK_ROWS = 4096  # at least, or adding the histograms would cost more than filling them
 
 
 @torch.no_grad()
@@ -93,94 +94,66 @@ def _before(values: Tensor, group: dist.ProcessGroup | None) -> Tensor:
 def _on_cpu(probs: Tensor, counts: np.ndarray, wanted: np.ndarray, group: dist.ProcessGroup | None) -> Tensor:
     from darp import kernels_select as kernels
 
-    num_rows, num_classes = probs.shape
-    size = probs.element_size()
     table = probs.numpy()
-    bits = table.view(np.uint32 if size == 4 else np.uint64)
-    unsigned = bits.dtype.type
-    total_rows = int(_shared(torch.tensor(num_rows), group))
-    missing = np.minimum(wanted, total_rows).astype(np.int64)  # entries still to be found below the prefix
-    prefix = np.zeros(num_classes, bits.dtype)
+    bits = table.view(np.uint32 if probs.element_size() == 4 else np.uint64)
+    chunks = Chunks(*table.shape, limit=max(1, len(table) // CHUNK_ROWS))
+    total_rows = len(table) if group is None else int(_shared(torch.tensor(len(table)), group))
+    threshold, ties = _thresholds(bits, chunks, np.minimum(wanted, total_rows).astype(np.int64), group)
+    sums = np.zeros((len(chunks), len(counts)))
     out = torch.empty_like(probs)
-    chunks = Chunks(num_rows, num_classes, limit=MAX_CHUNKS)
-    try:
-        above = 0
-        for level, shift in enumerate(BIT_LEVELS[size]):
-            width = size * 8 - shift if level == 0 else above - shift
-            histogram = np.zeros((len(chunks), num_classes, (1 << width) + PADDING), np.int32)
-            mask = unsigned((1 << width) - 1)
+    refined = out.numpy()
 
-            chosen = (prefix, unsigned(above), unsigned(shift), mask, above == 0)
+    def add(i: int) -> None:
+        kernels.sum_above(bits[chunks.rows[i]], table[chunks.rows[i]], threshold, sums[i])
 
-            def count(i: int, chosen: tuple[Any, ...] = chosen, histogram: np.ndarray = histogram) -> None:
-                kernels.count_bits(bits[chunks.rows[i]], *chosen, histogram[i])
+    chunks.each(add)
+    value = np.where(wanted > 0, threshold, 0).astype(bits.dtype).view(table.dtype).astype(np.float64)
+    kept = _shared(torch.from_numpy(sums.sum(0) + ties.sum(0) * value), group).numpy()
+    scale = (counts + NOISE) / (kept + NOISE)
 
-            chunks.each(count)
-            both = _shared(
-                torch.from_numpy(histogram[:, :, : 1 << width].sum(0, dtype=np.int64)), group
-            ).numpy()
-            if level == 0:
-                _check_bits(both)
-            bins, missing = _bin_of(both, missing)
-            prefix = (prefix << unsigned(width)) | bins.astype(bits.dtype)
-            above = shift
-        mine = np.take_along_axis(histogram, bins[None, :, None], 2)[:, :, 0].astype(
-            np.int64
-        )  # ties [chunks, K]
-        threshold, ties = _thresholds(prefix, missing, mine, wanted, group)
-        sums = np.zeros((len(chunks), num_classes))
+    def keep(i: int) -> None:
+        rows = chunks.rows[i]
+        kernels.keep_entries(bits[rows], table[rows], threshold, ties[i], scale, refined[rows])
 
-        def add(i: int) -> None:
-            kernels.sum_above(bits[chunks.rows[i]], table[chunks.rows[i]], threshold, sums[i])
-
-        chunks.each(add)
-        value = np.where(wanted > 0, threshold, 0).astype(bits.dtype).view(table.dtype).astype(np.float64)
-        kept = _shared(torch.from_numpy(sums.sum(0) + ties.sum(0) * value), group).numpy()
-        scale = (counts + NOISE) / (kept + NOISE)
-
-        def keep(i: int) -> None:
-            rows = chunks.rows[i]
-            kernels.keep_entries(bits[rows], table[rows], threshold, ties[i], scale, out.numpy()[rows])
-
-        chunks.each(keep)
-    finally:
-        chunks.close()
+    chunks.each(keep)
     return out
 
 
-def _check_bits(histogram: np.ndarray) -> None:
-    """Infinity, NaN and negative numbers have the highest bits."""
-    bad = histogram[:, histogram.shape[1] // 2 - 2 :].sum(1)
-    if bad.any():
-        raise ValueError(
-            f"probs has {bad.sum()} entries that are negative or not finite, the first in class {bad.argmax()}: "
-            "give probabilities, such as a softmax"
-        )
-
-
-def _bin_of(histogram: np.ndarray, missing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The bin [K] that holds the missing-th largest entry of each column, and how many it must still give."""
-    from_top = histogram[:, ::-1].cumsum(1)
-    place = (from_top < np.maximum(missing, 1)[:, None]).sum(1)
-    place = np.minimum(place, histogram.shape[1] - 1)
-    reached = np.take_along_axis(from_top, place[:, None], 1)[:, 0]
-    bins = histogram.shape[1] - 1 - place
-    inside = np.take_along_axis(histogram, bins[:, None], 1)[:, 0]
-    return bins, np.where(missing > 0, missing - (reached - inside), 0)
-
-
 def _thresholds(
-    prefix: np.ndarray,
-    missing: np.ndarray,
-    mine: np.ndarray,
-    wanted: np.ndarray,
-    group: dist.ProcessGroup | None,
+    bits: np.ndarray, chunks: Chunks, keep: np.ndarray, group: dist.ProcessGroup | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bits [K] of the last entry kept, and how many that equal it each chunk keeps [chunks, K]."""
+    """Bits [K] of the last of the keep [K] largest entries, and how many that equal it each chunk keeps [chunks, K]."""
+    from darp import kernels_select as kernels
+
+    unsigned = bits.dtype.type
+    missing, bins = keep.copy(), np.zeros(len(keep), np.int64)
+    prefix = np.zeros(len(keep), bits.dtype)
+    above = 0
+    for level, (shift, size) in enumerate(BIT_LEVELS[bits.itemsize]):
+        histogram = np.zeros((len(chunks), len(keep), size + PADDING), np.int32)
+
+        def count(i: int, above: int = above, shift: int = shift, histogram: np.ndarray = histogram) -> None:
+            last, mine = unsigned(histogram.shape[2] - PADDING - 1), bits[chunks.rows[i]]
+            if above == 0:
+                kernels.count_top(mine, unsigned(shift), last, histogram[i])
+            else:
+                kernels.count_below(mine, prefix, unsigned(above), unsigned(shift), last, histogram[i])
+
+        chunks.each(count)
+        together = _shared(torch.from_numpy(histogram[:, :, :size].sum(0, dtype=np.int64)), group).numpy()
+        if level == 0 and together[:, -1].any():
+            bad = together[:, -1]
+            raise ValueError(
+                f"probs has {bad.sum()} entries that are negative, not finite or far above 1, the first in class "
+                f"{np.flatnonzero(bad)[0]}: give probabilities, such as a softmax"
+            )
+        kernels.find_bins(together, missing, bins)
+        prefix = (prefix << unsigned(size.bit_length() - 1)) | bins.astype(bits.dtype)
+        above = shift
+    mine = np.take_along_axis(histogram, bins[None, :, None], 2)[:, :, 0].astype(np.int64)  # ties [chunks, K]
     earlier = _before(torch.from_numpy(mine.sum(0)), group).numpy() + mine.cumsum(0) - mine
-    ties = np.clip(missing - earlier, 0, mine)
-    threshold = np.where(wanted >= 1, prefix, np.iinfo(prefix.dtype).max)
-    return threshold, np.where(wanted >= 1, ties, 0)
+    ties = np.where(keep > 0, np.clip(missing - earlier, 0, mine), 0)
+    return np.where(keep > 0, prefix, np.iinfo(prefix.dtype).max), ties
 
 
 def _on_device(probs: Tensor, counts: Tensor, wanted: Tensor, group: dist.ProcessGroup | None) -> Tensor:

@@ -109,11 +109,9 @@ def solve(
             point = dual.write(point.duals)
     except NotADistributionError:
         raise ValueError(_bad_row(probs)) from None
-    finally:
-        dual.table.close()
     converged = point.residual <= tol
     reason = "" if converged else _reason(probs, dual, point, unrounded, tol, max_iter)
-    duals = torch.from_numpy(np.where(dual.on, point.duals, np.inf))
+    duals = torch.from_numpy(np.where(dual.on > 0, point.duals, np.inf))
     passes = math.ceil(dual.passes + coarse_passes)
     return Solution(refined, duals, point.residual, passes, converged, reason, dual.table.products)
 
@@ -186,10 +184,7 @@ def _coarse_start(
     sample = probs[-offset % COARSE_STRIDE :: COARSE_STRIDE].contiguous()
     rows, _ = _rows_of_all(sample, group)
     dual = Dual(_table(sample, torch.empty_like(sample), group), counts * (rows / num_rows), rows, group)
-    try:
-        point, _ = descend(dual, dual.measure(zero), COARSE_TOL, COARSE_PASSES, write=False)
-    finally:
-        dual.table.close()
+    point, _ = descend(dual, dual.measure(zero), COARSE_TOL, COARSE_PASSES, write=False)
     return point.duals, dual.passes * rows / num_rows
 
 

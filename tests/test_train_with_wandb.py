@@ -1,5 +1,6 @@
 """train_with_wandb.py as a user starts it, against a stand-in backend that the real SDK talks to."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -18,6 +20,7 @@ from tests.wandb_server import API_KEY, WandbServer
 from tracking.wandb_tracker import encode
 
 ROOT = Path(__file__).parents[1]
+BOUND_S = 3
 QUICK_RETRIES = {
     f"WANDB_X_{what}_RETRY_WAIT_{bound}_SECONDS": "1"
     for what in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
@@ -36,7 +39,12 @@ def server() -> Iterator[WandbServer]:
 
 def command(out: Path, *flags: str) -> list[str]:
     given = TINY | {"out": out, "darp": True, "run_name": "r", "epochs": 2}
-    return [sys.executable, str(ROOT / "train_with_wandb.py"), *(f"--{k}={v}" for k, v in given.items()), *flags]
+    return [
+        sys.executable,
+        str(ROOT / "train_with_wandb.py"),
+        *(f"--{k}={v}" for k, v in given.items()),
+        *flags,
+    ]
 
 
 def train(environment: dict[str, str], out: Path, *flags: str, code: int = 0) -> str:
@@ -86,7 +94,7 @@ def test_every_row_arrives_whole_with_the_epoch_as_its_step(server: WandbServer,
 
 def test_the_tracker_changes_nothing_of_the_training(tmp_path: Path) -> None:
     train(without_account(tmp_path), tmp_path / "out", "--run_name=with")
-    plain = [part for part in command(tmp_path / "out", "--run_name=without")]
+    plain = command(tmp_path / "out", "--run_name=without")
     plain[1] = str(ROOT / "train.py")
     subprocess.run(plain, check=True, capture_output=True, env=without_account(tmp_path))
     assert rows(tmp_path / "out" / "with") == rows(tmp_path / "out" / "without")
@@ -116,10 +124,10 @@ def test_machine_information_stays_here_when_told(server: WandbServer, tmp_path:
 
 def test_a_server_that_is_down_costs_a_bounded_wait_and_no_row(tmp_path: Path) -> None:
     with WandbServer() as server:
-        environment = server.env(tmp_path)
+        environment = server.env(tmp_path) | {"WANDB_INIT_TIMEOUT": "2"}
     begin = time.monotonic()
     said = train(environment, tmp_path / "out")
-    assert time.monotonic() - begin < 90
+    assert time.monotonic() - begin < 60
     assert "logging offline instead" in said
     assert "wandb sync " in said
     assert [row["epoch"] for row in rows(tmp_path / "out" / "r")] == [0, 1]
@@ -127,7 +135,7 @@ def test_a_server_that_is_down_costs_a_bounded_wait_and_no_row(tmp_path: Path) -
 
 def test_a_server_that_dies_during_the_run_costs_a_bounded_wait_and_no_row(tmp_path: Path) -> None:
     with WandbServer() as server:
-        environment = server.env(tmp_path) | QUICK_RETRIES
+        environment = server.env(tmp_path) | QUICK_RETRIES | {"WANDB_FINISH_TIMEOUT": str(BOUND_S)}
         process = subprocess.Popen(
             command(tmp_path / "out", "--epochs=30"), env=environment, stderr=subprocess.PIPE, text=True
         )
@@ -136,14 +144,22 @@ def test_a_server_that_dies_during_the_run_costs_a_bounded_wait_and_no_row(tmp_p
         begin = time.monotonic()
         _, said = process.communicate(timeout=240)
     assert process.returncode == 0, said
-    assert time.monotonic() - begin < 150
-    assert "wandb sync " in said
-    assert [row["epoch"] for row in rows(tmp_path / "out" / "r")] == list(range(30))
+    assert time.monotonic() - begin < 2 * BOUND_S + 45
+    assert f"within {BOUND_S} s" in said
+    assert "wandb sync --no-skip-online /" in said
+    lines = (tmp_path / "out" / "r" / "metrics.jsonl").read_text().splitlines()
+    kept = [json.loads(line) for line in lines]
+    assert [row["epoch"] for row in kept] == list(range(30))
+    assert max(row["time/log"] for row in kept) < 0.5, "no step waits for a server that is gone"
 
 
-def test_a_resumed_run_is_the_same_run_with_no_epoch_lost_or_doubled(server: WandbServer, tmp_path: Path) -> None:
+def test_a_resumed_run_is_the_same_run_with_no_epoch_lost_or_doubled(
+    server: WandbServer, tmp_path: Path
+) -> None:
     environment = server.env(tmp_path)
-    process = subprocess.Popen(command(tmp_path / "out", "--epochs=40"), env=environment, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(tmp_path / "out", "--epochs=40"), env=environment, stderr=subprocess.DEVNULL
+    )
     assert server.wait_until(lambda: any(run.history for run in server.runs.values()), timeout_s=120)
     process.send_signal(signal.SIGTERM)
     assert process.wait(120) == 128 + signal.SIGTERM
@@ -153,13 +169,68 @@ def test_a_resumed_run_is_the_same_run_with_no_epoch_lost_or_doubled(server: Wan
     assert (run.state, run.exit_code) == ("finished", 0)
 
 
+def test_artifacts_are_the_best_and_last_checkpoint_and_the_pseudo_labels_and_training_goes_on_from_them(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    environment = server.env(tmp_path) | {"WANDB_ENTITY": "lab", "WANDB_PROJECT": "p"}
+    train(environment, tmp_path / "out", "--wandb_artifacts", "--epochs=4")
+    local = rows(tmp_path / "out" / "r")
+    checkpoints = [artifact for artifact in server.artifacts if artifact.type == "model"]
+    by_alias = {alias: artifact for artifact in checkpoints for alias in artifact.aliases}
+    assert {"best", "last"} <= set(by_alias)
+    assert by_alias["last"].metadata["epoch"] == 3
+    best = by_alias["best"].metadata
+    assert best["test/bacc"] == max(row["test/bacc"] for row in local) == local[best["epoch"]]["test/bacc"]
+    assert set(by_alias["last"].files) == {"checkpoint.pt", "config.yaml", "metrics.jsonl"}
+    (labels,) = (artifact for artifact in server.artifacts if artifact.type == "pseudo-labels")
+    (tmp_path / "labels.npz").write_bytes(labels.files["pseudo_labels.npz"])
+    with np.load(tmp_path / "labels.npz") as table:
+        assert table["orig"].shape == table["refined"].shape == (330, 10)
+        assert table["orig"].mean(axis=0) == pytest.approx(
+            [local[-1][f"pseudo/orig/{k}"] for k in range(10)], abs=1e-6
+        )
+        assert len(set(table["index"].tolist())) == 330
+
+    flags = ["--epochs=6", "--run_name=again", "--resume=wandb:lab/p/r-checkpoint:last"]
+    train(environment, tmp_path / "elsewhere", *flags)
+    (run,) = server.runs.values()
+    assert [row["epoch"] for row in run.history] == list(range(6))
+    assert [row["epoch"] for row in rows(tmp_path / "elsewhere" / "again")] == list(range(6))
+    assert by_alias["last"].used_by == [run.id]
+    assert "already holds a run" in train(environment, tmp_path / "elsewhere", *flags, code=2)
+    missing = "--resume=wandb:lab/p/nothing:last"
+    assert "use wandb:ENTITY/PROJECT/NAME:ALIAS" in train(environment, tmp_path / "new", missing, code=2)
+
+
+def test_nothing_large_is_uploaded_unless_told(server: WandbServer, tmp_path: Path) -> None:
+    train(server.env(tmp_path), tmp_path / "out")
+    assert {artifact.type for artifact in server.artifacts} == {"run_table"}
+
+
+def test_an_alert_reaches_the_server_with_its_remedy_and_ends_a_hopeless_run_when_asked(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    flags = ["--lr=1e30", "--epochs=5", "--darp=false"]
+    said = train(server.env(tmp_path), tmp_path / "out", *flags, "--stop_on_collapse", code=3)
+    assert "The loss is not finite" in said
+    assert "--stop_on_collapse ends the run after epoch 0 (exit code 3)" in said
+    (run,) = server.runs.values()
+    (alert,) = run.alerts
+    assert alert["title"] == "The loss is not finite"
+    assert "--lr" in alert["text"]
+    assert (run.state, run.exit_code) == ("failed", 3)
+    assert "not finite" not in train(without_account(tmp_path), tmp_path / "quiet", *flags, "--alerts=false")
+
+
 def test_a_histogram_keeps_the_classes_as_its_bins() -> None:
     histogram = encode([1.5, 2.5, 0.0])
     assert list(histogram.histogram) == [1.5, 2.5, 0.0]
     assert list(histogram.bins) == [-0.5, 0.5, 1.5, 2.5]
 
 
-def test_a_wrong_mode_is_a_users_mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_mode_is_a_users_mistake(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["train_with_wandb.py", "--wandb_mode=on"])
     assert entry("test", WandbOptions) == 2
     assert "--wandb_mode on: use one of auto, online, offline, disabled" in capsys.readouterr().err

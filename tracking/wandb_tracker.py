@@ -212,7 +212,7 @@ class WandbTracker:
     def finish(self, exit_code: int) -> None:
         if self._run is None:
             return
-        directory = Path(self._run.dir).parent
+        directory = Path(self._run.dir).parent.resolve()
         online = (
             "--no-skip-online " if self.mode == "online" else ""
         )  # sync takes offline runs only, unless told

@@ -57,8 +57,18 @@ def problems(size):
         ("sampled first", predictions(33_000, 6, 5.0), target(33_000, 6, 1), [0, 10_001, 21_003, 33_000]),
         ("many classes", predictions(400, 140, 1.0), target(400, 140, 2), [0, 130, 270, 400]),
         ("float32", predictions(3000, 10, 4.0).float(), target(3000, 10, 1), [0, 900, 2100, 3000]),
-        ("infeasible", torch.eye(3, dtype=torch.float64).repeat(10, 1), torch.tensor([5.0, 10, 15]), [0, 9, 21, 30]),
-        ("faulty", torch.full((30, 3), 0.5, dtype=torch.float64), torch.tensor([10.0, 10, 10]), [0, 9, 21, 30]),
+        (
+            "infeasible",
+            torch.eye(3, dtype=torch.float64).repeat(10, 1),
+            torch.tensor([5.0, 10, 15]),
+            [0, 9, 21, 30],
+        ),
+        (
+            "faulty",
+            torch.full((30, 3), 0.5, dtype=torch.float64),
+            torch.tensor([10.0, 10, 10]),
+            [0, 9, 21, 30],
+        ),
     ]
 
 
@@ -67,7 +77,9 @@ def bounds(cuts, rows, size):
 
 
 def run(size, folder):
-    prepared = [(name, probs, counts, bounds(cuts, len(probs), size)) for name, probs, counts, cuts in problems(size)]
+    prepared = [
+        (name, probs, counts, bounds(cuts, len(probs), size)) for name, probs, counts, cuts in problems(size)
+    ]
     (folder / "problems").write_bytes(pickle.dumps(prepared))
     workers = [
         subprocess.Popen([sys.executable, "-c", WORKER, str(rank), str(size), str(folder)], cwd=ROOT)
@@ -106,7 +118,9 @@ def test_solutions_equal_those_of_one_process(outcome, name):
     for alone, several in ((plain, [p for _, p, _ in parts]), (after, [a for _, _, a in parts])):
         assert alone.converged
         together = torch.cat([solution.refined for solution in several])
-        limit = 1e-9 if name != "many classes" else 2e-6  # one process takes inexact steps there, several exact ones
+        limit = (
+            1e-9 if name != "many classes" else 2e-6
+        )  # one process takes inexact steps there, several exact ones
         assert (together - alone.refined).abs().max() <= limit
         assert all(solution.converged for solution in several)
         assert several[0].residual <= 1e-6

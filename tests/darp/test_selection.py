@@ -27,7 +27,9 @@ def tables(draw):
     """A table, often with many ties and zeros, and counts."""
     rows, classes = draw(st.integers(1, 80)), draw(st.integers(1, 7))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    probs = torch.softmax(draw(st.sampled_from([0.5, 3.0, 30.0])) * torch.randn(rows, classes, generator=generator), 1)
+    probs = torch.softmax(
+        draw(st.sampled_from([0.5, 3.0, 30.0])) * torch.randn(rows, classes, generator=generator), 1
+    )
     levels = draw(st.sampled_from([0, 1, 3]))
     if levels:
         probs = (probs * levels).round() / levels
@@ -103,13 +105,15 @@ def test_tiny_and_subnormal_entries_are_ordered(implementation):
         cleaned = remove_noise(probs, counts, 1.0)
     else:
         cleaned = _on_device(probs, counts, torch.floor(counts), None)
-    assert torch.equal(cleaned, torch.ones(5, 1))  # one class: rows are normalised to 1, and nothing overflows
+    assert torch.equal(
+        cleaned, torch.ones(5, 1)
+    )  # one class: rows are normalised to 1, and nothing overflows
 
 
 @pytest.mark.parametrize(
     ("probs", "counts", "alpha", "message"),
     [
-        (torch.tensor([[0.5, -0.5]]), [1.0, 1.0], 1.0, "1 entries that are negative or not finite"),
+        (torch.tensor([[0.5, -0.5]]), [1.0, 1.0], 1.0, "1 entries that are negative, not finite"),
         (torch.tensor([[0.5, float("nan")]]), [1.0, 1.0], 1.0, "class 1"),
         (torch.tensor([[0.5, float("inf")]]), [1.0, 1.0], 1.0, "not finite"),
         (torch.ones(2, 2), [1.0], 1.0, "target_counts has shape"),

@@ -100,3 +100,11 @@ def test_the_table_is_left_as_it_was():
     align(probs, COUNTS)
     solve_sinkhorn(probs, COUNTS)
     assert torch.equal(probs, before)
+
+
+@pytest.mark.parametrize("refine", [align, solve_sinkhorn])
+def test_a_row_that_knows_only_classes_of_target_zero_stays(refine):
+    probs = torch.cat([table()[:3], torch.eye(4, dtype=torch.float64)[3:]])
+    solution = refine(probs, [2.0, 1.0, 1.0, 0.0])
+    assert torch.equal(solution.refined[3], probs[3])
+    torch.testing.assert_close(solution.refined.sum(dim=1), torch.ones(4, dtype=torch.float64))

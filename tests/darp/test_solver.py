@@ -35,7 +35,9 @@ def collapsed(rows, classes, rest=1e-6, dtype=torch.float32):
 
 def residual_of(refined, counts):
     sums = refined.double().sum(0)
-    return float(((sums - torch.as_tensor(counts).double()).abs() / torch.as_tensor(counts).clamp_min(1)).max())
+    return float(
+        ((sums - torch.as_tensor(counts).double()).abs() / torch.as_tensor(counts).clamp_min(1)).max()
+    )
 
 
 def assert_solves(probs, counts, **options):
@@ -186,11 +188,8 @@ def test_a_general_optimiser_on_the_primal_finds_no_better_table():
 def solve_with(table, counts, tol=1e-6):
     """The same steps on another implementation of the pass."""
     dual = Dual(table, np.asarray(counts, dtype=np.float64), len(table.probs))
-    try:
-        point, written = descend(dual, dual.measure(np.zeros(len(counts))), tol, 100, write=True)
-        return point if written else dual.write(point.duals)
-    finally:
-        table.close()
+    point, written = descend(dual, dual.measure(np.zeros(len(counts))), tol, 100, write=True)
+    return point if written else dual.write(point.duals)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

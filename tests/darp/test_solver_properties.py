@@ -17,9 +17,9 @@ def problems(draw, max_rows=30, max_classes=6, zeros=False):
     rows, classes = draw(st.integers(1, max_rows)), draw(st.integers(2, max_classes))
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     sharpness = draw(st.sampled_from([0.1, 1.0, 3.0, 6.0]))
-    logits = sharpness * generator.normal(size=(rows, classes)) + draw(st.sampled_from([0.0, 5.0])) * np.linspace(
-        1, 0, classes
-    )
+    logits = sharpness * generator.normal(size=(rows, classes)) + draw(
+        st.sampled_from([0.0, 5.0])
+    ) * np.linspace(1, 0, classes)
     probs = np.exp(logits - logits.max(1, keepdims=True))
     if zeros:
         probs[generator.random(probs.shape) < 0.3] = 0

@@ -1,0 +1,143 @@
+"""Sweeps as users run them: the real `wandb sweep` and `wandb agent`, our program, a stand-in server."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.semi.runs import TINY, rows
+from tests.wandb_server import Sweep, WandbServer
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def server() -> Iterator[WandbServer]:
+    with WandbServer() as running:
+        yield running
+        assert running.errors == []
+        assert running.unanswered == set()
+
+
+@pytest.fixture
+def start(server: WandbServer, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts a command in the test's folder; what still runs at the end is killed with its children."""
+    started = []
+
+    def starting(*command: str, **extra: str) -> subprocess.Popen[bytes]:
+        environment = server.env(tmp_path) | {"OMP_NUM_THREADS": "1"} | extra
+        environment.pop("WANDB_DIR")
+        log = (tmp_path / f"log{len(started)}").open("wb")
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+        started.append(process)
+        return process
+
+    yield starting
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def make_sweep(server: WandbServer, folder: Path, macro: str, **parameters) -> tuple[str, Sweep]:
+    """`wandb sweep` on a grid over `parameters`; (its path for an agent, what the server knows of it)."""
+    given = {"out": "out", "resume": "auto"} | TINY
+    fixed = {name: {"value": value} for name, value in given.items() if name not in parameters}
+    varied = {name: {"values": v} if isinstance(v, list) else {"value": v} for name, v in parameters.items()}
+    content = {
+        "program": str(ROOT / "train_with_wandb.py"),
+        "method": "grid",
+        "metric": {"name": "test/bacc", "goal": "maximize"},
+        "parameters": fixed | varied,
+        "command": ["${env}", "${interpreter}", "${program}", macro],
+    }
+    (folder / "s.yaml").write_text(yaml.safe_dump(content))
+    said = subprocess.run(
+        ["wandb", "sweep", "--entity=lab", "--project=p", "s.yaml"],
+        cwd=folder, env=server.env(folder), check=True, capture_output=True, text=True,
+    ).stderr  # fmt: skip
+    found = re.search(r"wandb agent (\S+)", said)
+    assert found, said
+    (sweep,) = server.sweeps.values()
+    return found.group(1), sweep
+
+
+def epochs_of(server: WandbServer, trial: str) -> list[int]:
+    return [row["epoch"] for row in server.runs[trial].history] if trial in server.runs else []
+
+
+def test_two_agents_share_a_sweep_with_booleans_in_both_spellings_and_none(
+    server: WandbServer, tmp_path: Path, start
+) -> None:
+    path, sweep = make_sweep(
+        server, tmp_path, "${args}", epochs=2, darp=[True, False], wandb_artifacts="False", lambda_u=None
+    )
+    agents = [start("wandb", "agent", path, CUDA_VISIBLE_DEVICES=str(k)) for k in range(2)]
+    assert [agent.wait(180) for agent in agents] == [0, 0]
+    assert sorted(trial.state for trial in sweep.trials.values()) == ["finished"] * 2
+    runs = list(server.runs.values())
+    assert sorted(run.config["darp"] for run in runs) == [False, True]
+    assert all((run.sweep, run.exit_code, run.config["lambda_u"]) == (sweep.name, 0, None) for run in runs)
+    configs = [yaml.safe_load(path.read_text()) for path in (tmp_path / "out").glob("*/config.yaml")]
+    assert [config["lambda_u"] for config in configs] == [75.0, 75.0], "None leaves the method its own weight"
+    folders = {folder.name.rsplit("_", 1)[1] for folder in (tmp_path / "out").iterdir()}
+    assert folders == set(server.runs), "each trial trains in a folder of its own"
+
+
+def test_a_preempted_trial_is_requeued_and_goes_on_in_its_own_run(
+    server: WandbServer, tmp_path: Path, start
+) -> None:
+    path, sweep = make_sweep(server, tmp_path, "${args_no_boolean_flags}", epochs=60, darp=True)
+    agent = start("wandb", "agent", "--forward-signals", path)
+    assert server.wait_until(lambda: any(len(run.history) >= 2 for run in server.runs.values()), 120)
+    (trial,) = sweep.trials.values()
+    agent.send_signal(signal.SIGTERM)
+    agent.wait(120)
+    assert server.wait_until(lambda: trial.state == "queued", 60)
+    run = server.runs[trial.run]
+    assert (run.preempting, run.exit_code) == (True, 128 + signal.SIGTERM)
+    (folder,) = (tmp_path / "out").iterdir()
+    assert (folder / "checkpoint.pt").exists()
+    assert len(rows(folder)) < 60, "it was stopped on its way"
+    assert start("wandb", "agent", path).wait(180) == 0
+    assert (trial.state, trial.attempts) == ("finished", 2)
+    assert [command["type"] for command in sweep.commands] == ["run", "resume", "exit"]
+    assert "_wandb" in sweep.commands[1]["args"]
+    assert list(server.runs) == [trial.run]
+    assert epochs_of(server, trial.run) == list(range(60))
+    assert [row["epoch"] for row in rows(folder)] == list(range(60))
+    assert server.runs[trial.run].exit_code == 0
+
+
+def test_a_dead_agent_is_replaced_and_its_trial_can_be_finished_by_hand(
+    server: WandbServer, tmp_path: Path, start
+) -> None:
+    path, sweep = make_sweep(server, tmp_path, "${args_no_boolean_flags}", epochs=40, seed=[0, 1])
+    agent = start("wandb", "agent", path)
+    assert server.wait_until(lambda: any(len(run.history) >= 2 for run in server.runs.values()), 120)
+    os.killpg(agent.pid, signal.SIGKILL)  # the machine is gone: agent, training and W&B's own process
+    agent.wait(30)
+    (lost,) = sweep.trials
+    server.lose_agents(sweep.name)
+    assert start("wandb", "agent", path).wait(180) == 0
+    (other,) = set(sweep.trials) - {lost}
+    assert sweep.trials[other].state == "finished"
+    assert epochs_of(server, other) == list(range(40))
+    (folder,) = (tmp_path / "out").glob(f"*_{lost}")
+    flags = TINY | {"epochs": 40, "seed": sweep.trials[lost].args["seed"]}
+    program = [sys.executable, str(ROOT / "train_with_wandb.py"), *(f"--{k}={v}" for k, v in flags.items())]
+    assert (
+        start(*program, f"--resume={folder}/checkpoint.pt", WANDB_PROJECT="p", WANDB_ENTITY="lab").wait(120)
+        == 0
+    )
+    assert set(server.runs) == {lost, other}
+    assert epochs_of(server, lost) == list(range(40))
+    assert server.runs[lost].state == "finished"
