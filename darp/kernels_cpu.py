@@ -129,7 +129,10 @@ class CpuTable:
             )
 
         sums[:, -1] = np.logical_not(self.chunks.each(work))
-        return sums.sum(0), _symmetric(coupling[:, :k, :k].sum(0)) if couple else coupling
+        full = np.empty((k, k))
+        if couple:
+            kernels.add_couplings(coupling, full)
+        return sums.sum(0), full
 
     def _wide_pass(
         self, duals: np.ndarray, active: np.ndarray, *, write: bool
@@ -161,11 +164,3 @@ class CpuTable:
         self.chunks.each(work)
         self.products += 1
         return product.sum(0)
-
-
-def _symmetric(lower: np.ndarray) -> np.ndarray:
-    """The matrix whose lower triangle this is; what lies above the diagonal is ignored."""
-    strict = np.tril(lower, -1)
-    full: np.ndarray = strict + strict.T
-    np.fill_diagonal(full, lower.diagonal())
-    return full

@@ -24,7 +24,7 @@ LEAST_DAMPING = 1e-3  # below it, none
 FAR_DAMPING = 100.0
 MOST_DAMPING = 1e12  # no step helps any more
 FLAT_SLOPE = 0.5  # a step is good if the slope along it ends below this share of the first one
-CG_TOL = 1e-2  # of conjugate gradients, times the error that is left
+CG_TOL = 0.03  # of conjugate gradients, times the error that is left
 SMOOTH = 0.1  # error below which that is safe; f itself may be lost to rounding there
 FALL = 1e-3  # or if f falls by this share of what the slope promises
 TRUST = 3.0  # a step for the logarithms may bend f by this multiple of its slope, times the error
@@ -72,6 +72,7 @@ class Dual:
 
     def __post_init__(self) -> None:
         self.on = (self.counts > 0).astype(np.float64)
+        self._all_on = bool(self.on.all())
         self._safe_counts = np.where(self.counts > 0, self.counts, 1.0)
         self._unit = np.maximum(self.counts, 1.0)
 
@@ -79,28 +80,27 @@ class Dual:
         """Sums, value and curvature at `duals`: one pass, one reduction and one transfer to the host."""
         sums, coupling = self.table.measure(duals, self.on)
         self.passes += 1
-        curvature: Curvature
-        if isinstance(coupling, ProductCurvature):
-            curvature = coupling
-        elif isinstance(coupling, np.ndarray) and self.group is None:
-            curvature = DenseCurvature(coupling)
-        else:
-            sums, curvature = self._gathered(torch.as_tensor(sums), torch.as_tensor(coupling))
+        if isinstance(coupling, Tensor) or (self.group is not None and isinstance(coupling, np.ndarray)):
+            sums, coupling = self._gathered(torch.as_tensor(sums), torch.as_tensor(coupling))
         sums = np.asarray(sums)
         if sums[-1] > 0:
             raise NotADistributionError
-        return self._point(duals, sums, curvature)
+        if isinstance(coupling, ProductCurvature):
+            return self._point(duals, sums, coupling)
+        if isinstance(coupling, np.ndarray):
+            return self._point(duals, sums, DenseCurvature(coupling))
+        return self._point(duals, sums, DeviceCurvature(coupling))
 
-    def _gathered(self, sums: Tensor, coupling: Tensor) -> tuple[np.ndarray, Curvature]:
-        """The sums over all processes, on the host, and the curvature where it is solved fastest."""
+    def _gathered(self, sums: Tensor, coupling: Tensor) -> tuple[np.ndarray, np.ndarray | Tensor]:
+        """The sums over all processes, on the host, and the coupling where its system is solved fastest."""
         k = len(self.counts)
         packed = torch.cat([sums, coupling.reshape(-1)])
         if self.group is not None:
             dist.all_reduce(packed, group=self.group)
         if packed.device.type != "cpu" and k > DenseCurvature.most_classes:
-            return packed[: k + 2].cpu().numpy(), DeviceCurvature(packed[k + 2 :].reshape(k, k))
+            return packed[: k + 2].cpu().numpy(), packed[k + 2 :].reshape(k, k)
         host = packed.cpu().numpy()
-        return host[: k + 2], DenseCurvature(host[k + 2 :].reshape(k, k))
+        return host[: k + 2], host[k + 2 :].reshape(k, k)
 
     def write(self, duals: np.ndarray) -> Point:
         """Fill the output at `duals`; the point describes what was written, rounding included."""
@@ -123,6 +123,8 @@ class Dual:
 
     def shifted(self, duals: np.ndarray) -> np.ndarray:
         """The duals with their smallest at 0, and 0 for classes of target 0."""
+        if self._all_on:
+            return duals - duals.min()
         return self.on * (duals - np.where(self.on > 0, duals, np.inf).min())
 
     def step(self, point: Point, damping: float) -> Step:
@@ -153,17 +155,13 @@ class Dual:
             dist.broadcast(shared, dist.get_global_rank(self.group, 0), group=self.group)
             move = shared.cpu().numpy()
             slope = float((self.counts - point.sums) @ move)
-        share = self._share(point, move)
-        return Step(
-            self.shifted(point.duals + share * move), share * move, share * slope, share * share * bend
-        )
-
-    def _share(self, point: Point, move: np.ndarray) -> float:
-        """How much of the move keeps the spread of the duals within GROWTH times what it was."""
-        assert point.curvature is not None
-        unit = FIRST_EXPONENT * self.num_rows / max(point.curvature.total_entropy, UNDERFLOW)
+        unit = FIRST_EXPONENT * self.num_rows / max(curvature.total_entropy, UNDERFLOW)
         allowed = GROWTH * max(float(point.duals.max()), unit)
-        return min(1.0, allowed / max(float(self.shifted(point.duals + move).max()), UNDERFLOW))
+        duals = self.shifted(point.duals + move)
+        share = min(1.0, allowed / max(float(duals.max()), UNDERFLOW))
+        if share < 1:
+            duals = self.shifted(point.duals + share * move)
+        return Step(duals, share * move, share * slope, share * share * bend)
 
 
 @dataclass

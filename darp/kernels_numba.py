@@ -114,11 +114,11 @@ def _tile_entropy(s: Any, num_classes: int, n: int, h: Any, total: Any, negative
             negative[r] += 1.0 if a < 0.0 else 0.0
             total[r] += a
             h[r] -= a * _log(a)
-    fine = True
+    faults = 0.0
     for r in range(n):
-        fine = fine and negative[r] == 0.0 and abs(total[r] - 1.0) <= 1e-3
-        h[r] = max(h[r] / total[r] + math.log(total[r]), 0.0)
-    return fine
+        faults += 0.0 if negative[r] == 0.0 and abs(total[r] - 1.0) <= 1e-3 else 1.0
+        h[r] = max(h[r] / total[r] + _log(total[r]), 0.0)
+    return faults == 0.0
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -273,6 +273,18 @@ def chunk_pass(
                 for r in range(n):
                     refined[first + r, k] = rounded[k, r]
     return fine
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def add_couplings(parts: Any, full: Any) -> None:
+    """full [K, K] = the sum of parts [chunks, P, P], in order, whose lower triangles alone count."""
+    for j in range(len(full)):
+        for k in range(j + 1):
+            total = 0.0
+            for i in range(len(parts)):
+                total += parts[i, j, k]
+            full[j, k] = total
+            full[k, j] = total
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})

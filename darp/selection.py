@@ -12,7 +12,9 @@ not gathered.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,7 +98,7 @@ def _on_cpu(probs: Tensor, counts: np.ndarray, wanted: np.ndarray, group: dist.P
 
     table = probs.numpy()
     bits = table.view(np.uint32 if probs.element_size() == 4 else np.uint64)
-    chunks = Chunks(*table.shape, limit=max(1, len(table) // CHUNK_ROWS))
+    chunks = Chunks(len(table), len(counts), limit=max(1, len(table) // CHUNK_ROWS))
     total_rows = len(table) if group is None else int(_shared(torch.tensor(len(table)), group))
     threshold, ties = _thresholds(bits, chunks, np.minimum(wanted, total_rows).astype(np.int64), group)
     sums = np.zeros((len(chunks), len(counts)))
@@ -132,14 +134,11 @@ def _thresholds(
     for level, (shift, size) in enumerate(BIT_LEVELS[bits.itemsize]):
         histogram = np.zeros((len(chunks), len(keep), size + PADDING), np.int32)
 
-        def count(i: int, above: int = above, shift: int = shift, histogram: np.ndarray = histogram) -> None:
-            last, mine = unsigned(histogram.shape[2] - PADDING - 1), bits[chunks.rows[i]]
-            if above == 0:
-                kernels.count_top(mine, unsigned(shift), last, histogram[i])
-            else:
-                kernels.count_below(mine, prefix, unsigned(above), unsigned(shift), last, histogram[i])
-
-        chunks.each(count)
+        if level == 0:
+            chunks.each(partial(_count, kernels.count_top, bits, chunks, histogram, (unsigned(shift),)))
+        else:
+            known = (prefix, unsigned(above), unsigned(shift))
+            chunks.each(partial(_count, kernels.count_below, bits, chunks, histogram, known))
         together = _shared(torch.from_numpy(histogram[:, :, :size].sum(0, dtype=np.int64)), group).numpy()
         if level == 0 and together[:, -1].any():
             bad = together[:, -1]
@@ -154,6 +153,18 @@ def _thresholds(
     earlier = _before(torch.from_numpy(mine.sum(0)), group).numpy() + mine.cumsum(0) - mine
     ties = np.where(keep > 0, np.clip(missing - earlier, 0, mine), 0)
     return np.where(keep > 0, prefix, np.iinfo(prefix.dtype).max), ties
+
+
+def _count(
+    kernel: Callable[..., None],
+    bits: np.ndarray,
+    chunks: Chunks,
+    histogram: np.ndarray,
+    known: tuple[Any, ...],
+    i: int,
+) -> None:
+    """Chunk i of `bits` into its histogram, whose last bin goes to the kernel after what is `known` of the column."""
+    kernel(bits[chunks.rows[i]], *known, bits.dtype.type(histogram.shape[2] - PADDING - 1), histogram[i])
 
 
 def _on_device(probs: Tensor, counts: Tensor, wanted: Tensor, group: dist.ProcessGroup | None) -> Tensor:

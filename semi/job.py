@@ -166,6 +166,10 @@ def warnings(job: Job) -> list[str]:
             f"{given} has no effect: refinement begins after epoch {config.warm} (--warm) and the last epoch is "
             f"{config.epochs - 1}; lower --warm"
         )
+    elif config.refinement != "none" and config.semi_method == "sup":
+        found.append(
+            f"{given} changes what is logged, not the training: --semi_method sup learns from labels alone"
+        )
     return found
 
 

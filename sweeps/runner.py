@@ -128,6 +128,9 @@ def check(sweep: Sweep) -> int:
 def rehearse(sweep: Sweep, cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What `semi.rehearsal` says of each trial, in one process for all of them. Nothing is trained or written."""
     commands = []
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT)
+    }  # presets and images are looked for from here, as in a trial
     for trial in cells:
         words = command_of(sweep, trial, sys.executable)
         commands.append(words[words.index(sweep.program) :] if sweep.program in words else words)
@@ -137,7 +140,7 @@ def rehearse(sweep: Sweep, cells: Sequence[Mapping[str, Any]]) -> list[dict[str,
         stdout=subprocess.PIPE,
         text=True,
         check=True,
-        cwd=ROOT,
+        env=environment,
     )
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return found

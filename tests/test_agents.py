@@ -29,7 +29,7 @@ def server() -> Iterator[WandbServer]:
 @pytest.fixture
 def start(server: WandbServer, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Starts a command in the test's folder; what still runs at the end is killed with its children."""
-    started = []
+    started: list[subprocess.Popen[bytes]] = []
 
     def starting(*command: str, **extra: str) -> subprocess.Popen[bytes]:
         environment = server.env(tmp_path) | {"OMP_NUM_THREADS": "1"} | extra

@@ -14,7 +14,11 @@ from tests.semi.runs import train
 
 ROOT = Path(__file__).parents[1]
 SEEDS = (0, 1, 2)
-RUNS = [(regime, darp, seed) for seed in SEEDS for regime, darp in (("many", False), ("few", False), ("few", True))]
+RUNS = [
+    (regime, darp, seed)
+    for seed in SEEDS
+    for regime, darp in (("many", False), ("few", False), ("few", True))
+]
 
 
 def last_row(out: Path, regime: str, darp: bool, seed: int) -> dict[str, Any]:

@@ -88,5 +88,6 @@ def test_the_published_recipe_averages_the_epochs_that_it_accepts():
     impossible = (good, np.array([0.95, 0.05]))  # its inverse has a negative entry
     dist, accepted = published_estimate([(good, good @ q), impossible, (near_singular, near_singular @ q)])
     assert accepted == 1
+    assert dist is not None
     np.testing.assert_allclose(dist, q)
     assert published_estimate([impossible]) == (None, 0)

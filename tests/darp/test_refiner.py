@@ -1,119 +1,109 @@
+import pytest
 import torch
 
-from darp import NoRefiner, PseudoLabelStore, Refiner, Solution, remove_noise, solve
-from darp.refiner import denoised
+from darp import NoRefiner, PseudoLabelStore, Refiner, Solution, align, denoised, remove_noise, solve
+
+COUNTS = [6.0, 3.0, 3.0]
 
 
-def table(num_rows: int = 40, num_classes: int = 4) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    skew = torch.tensor([3.0, 1.0, 0.0, -1.0])[:num_classes]
-    return (torch.randn(num_rows, num_classes, generator=generator) + skew).softmax(dim=1)
+def store(seed=0) -> PseudoLabelStore:
+    made = PseudoLabelStore(12, 3)
+    generator = torch.Generator().manual_seed(seed)
+    made.update(torch.arange(12), torch.randn(12, 3, generator=generator).softmax(dim=1))
+    return made
 
 
-def refiner(store: PseudoLabelStore, solver=None, **schedule) -> Refiner:
-    counts = [10.0] * 4
-    return Refiner(
-        store, counts, **({"warm": 1, "num_iter": 3} | schedule), solver=solver or denoised(solve, 2.0)
-    )
+class Recording:
+    """A refinement that gives every row the class 1, and notes what it was asked."""
+
+    def __init__(self, converged: bool = True) -> None:
+        self.starts: list[torch.Tensor | None] = []
+        self.converged = converged
+
+    def __call__(self, probs, target_counts, *, warm_start=None):
+        self.starts.append(warm_start)
+        refined = torch.zeros_like(probs)
+        refined[:, 1] = 1
+        residual = 0.1 * len(self.starts)
+        duals = torch.full((3,), float(len(self.starts)), dtype=torch.float64)
+        return Solution(refined, duals, residual, 2 * len(self.starts), self.converged)
 
 
-def test_unvisited_rows_are_uniform_and_an_update_overwrites_its_rows_alone():
-    store = PseudoLabelStore(5, 4)
-    assert torch.equal(store.orig, torch.full((5, 4), 0.25))
-    store.update(torch.tensor([1, 3]), table(2))
-    assert store.visited.tolist() == [False, True, False, True, False]
-    assert torch.equal(store.orig[[1, 3]], table(2))
-    assert torch.equal(store.orig[[0, 2, 4]], torch.full((3, 4), 0.25))
+def refiner(made: PseudoLabelStore, solver, warm=1, num_iter=3) -> Refiner:
+    return Refiner(made, COUNTS, warm=warm, num_iter=num_iter, solver=solver)
 
 
-def test_refined_is_orig_until_something_was_refined():
-    store = PseudoLabelStore(5, 4)
-    assert store.refined is store.orig
-    store.refined = torch.ones(5, 4) / 4
-    assert store.refined is not store.orig
+def test_until_the_warm_epoch_is_over_the_guesses_are_the_targets():
+    solver = Recording()
+    made = refiner(store(), solver)
+    guesses = torch.full((2, 3), 1 / 3)
+    for epoch in (0, 1):
+        assert made.targets(torch.tensor([4, 5]), guesses, epoch, 0) is guesses
+    assert solver.starts == []
+    assert made.targets(torch.tensor([4, 5]), guesses, 2, 0).tolist() == [[0, 1, 0]] * 2
 
 
-def test_the_schedule_is_warm_then_every_num_iter_th_step():
-    store = PseudoLabelStore(40, 4)
-    store.update(torch.arange(40), table())
-    solves = []
-
-    def counting(probs, counts, *, warm_start=None) -> Solution:
-        solves.append(now)
-        return solve(probs, counts, warm_start=warm_start)
-
-    subject = refiner(store, denoised(counting, 2.0))
-    for epoch in range(4):
-        for step in range(7):
-            now = (epoch, step)
-            probs = store.orig[:8]
-            targets = subject.targets(torch.arange(8), probs, epoch, step)
-            if epoch <= 1:
-                assert targets is probs
-            else:
-                assert torch.equal(targets, store.refined[:8])
-    assert solves == [(epoch, step) for epoch in (2, 3) for step in (0, 3, 6)]
+def test_the_table_is_refined_every_num_iter_steps_and_serves_in_between():
+    solver = Recording()
+    made = refiner(store(), solver)
+    solved = []
+    for step in range(7):
+        made.targets(torch.tensor([0]), torch.zeros(1, 3), 2, step)
+        solved.append(len(solver.starts))
+    assert solved == [1, 1, 1, 2, 2, 2, 3]
 
 
-def test_a_refresh_removes_noise_then_solves_and_leaves_orig_alone():
-    store = PseudoLabelStore(40, 4)
-    store.update(torch.arange(40), table())
-    before = store.orig.clone()
-    subject = refiner(store)
-    subject.refresh()
-    expected = solve(remove_noise(before, torch.full((4,), 10.0), 2.0), [10.0] * 4).refined
-    torch.testing.assert_close(store.refined, expected)
-    torch.testing.assert_close(store.refined.sum(dim=0), torch.full((4,), 10.0), rtol=0, atol=1e-5)
-    assert torch.equal(store.orig, before)
+def test_a_solve_starts_from_the_duals_of_the_last_one_that_converged():
+    solver = Recording()
+    made = refiner(store(), solver)
+    for _ in range(3):
+        made.refresh()
+    assert [None if s is None else s.tolist() for s in solver.starts] == [None, [1, 1, 1], [2, 2, 2]]
+    lost = Recording(converged=False)
+    made = refiner(store(), lost)
+    made.refresh()
+    made.refresh()
+    assert lost.starts == [None, None]
 
 
-def test_health_tells_of_the_solves_since_the_last_call():
-    store = PseudoLabelStore(40, 4)
-    store.update(torch.arange(40), table())
-    subject = refiner(store)
-    assert subject.health()["darp/solves"] == 0
-    subject.refresh()
-    subject.refresh()
-    row = subject.health()
-    assert row["darp/solves"] == 2
-    assert row["darp/residual"] <= 1e-6
-    assert row["darp/unconverged"] == 0
-    assert row["darp/seconds"] > 0
-    assert subject.health()["darp/solves"] == 0
+def test_health_tells_the_worst_and_the_mean_since_it_was_last_asked():
+    made = refiner(store(), Recording(converged=False))
+    made.refresh()
+    made.refresh()
+    row = made.health()
+    assert row["darp/residual"] == pytest.approx(0.2)
+    assert (row["darp/iterations"], row["darp/solves"], row["darp/unconverged"]) == (3, 2, 2)
+    assert made.health() == {"darp/solves": 0, "darp/seconds": 0}
 
 
-def test_the_last_duals_start_the_next_solve_also_after_a_reload():
-    store = PseudoLabelStore(40, 4)
-    store.update(torch.arange(40), table())
-    starts = []
-
-    def recording(probs, counts, *, warm_start=None) -> Solution:
-        starts.append(warm_start)
-        return solve(probs, counts, warm_start=warm_start)
-
-    first = refiner(store, recording)
-    solution = first.refresh()
-    again = refiner(store, recording)
-    again.load_state_dict(first.state_dict())
-    again.refresh()
-    assert starts[0] is None
-    assert torch.equal(starts[1], solution.duals)
+def test_the_duals_survive_a_checkpoint():
+    solver, other = Recording(), Recording()
+    first = refiner(store(), solver)
+    first.refresh()
+    second = refiner(store(), other)
+    second.load_state_dict(first.state_dict())
+    second.refresh()
+    assert other.starts[0] is not None
+    assert other.starts[0].tolist() == [1, 1, 1]
 
 
-def test_a_solution_that_did_not_converge_starts_nothing():
-    store = PseudoLabelStore(40, 4)
+def test_darp_removes_noise_before_it_solves_and_leaves_the_guesses_alone():
+    made = store()
+    before = made.orig.clone()
+    refiner(made, denoised(solve, 1.0)).refresh()
+    by_hand = solve(remove_noise(before, COUNTS, 1.0), COUNTS)
+    torch.testing.assert_close(made.refined, by_hand.refined)
+    assert torch.equal(made.orig, before)
+    assert not torch.allclose(made.refined, solve(before, COUNTS).refined, atol=1e-3)
 
-    def failing(probs, counts, *, warm_start=None) -> Solution:
-        assert warm_start is None
-        return Solution(probs, torch.full((4,), torch.nan), 0.5, 9, False, "no")
 
-    subject = refiner(store, failing)
-    subject.refresh()
-    subject.refresh()
-    assert subject.health()["darp/unconverged"] == 2
+def test_other_refinements_take_the_whole_table():
+    made = store()
+    refiner(made, align).refresh()
+    torch.testing.assert_close(made.refined, align(made.orig, COUNTS).refined)
 
 
 def test_without_refinement_the_guesses_are_the_targets():
-    probs = table(3)
-    assert NoRefiner().targets(torch.arange(3), probs, 9, 0) is probs
+    guesses = torch.rand(2, 3)
+    assert NoRefiner().targets(torch.tensor([0, 1]), guesses, 99, 0) is guesses
     assert NoRefiner().health() == {}

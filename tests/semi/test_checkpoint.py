@@ -10,11 +10,11 @@ from semi.checkpoint import CheckpointError
 
 
 def test_what_is_saved_comes_back(tmp_path):
-    state = {"tensor": torch.arange(3), "deep": {"list": [1, 2.5, "x", None]}}
-    checkpoint.save(tmp_path / "c.pt", state)
+    tensor, deep = torch.arange(3), {"list": [1, 2.5, "x", None]}
+    checkpoint.save(tmp_path / "c.pt", {"tensor": tensor, "deep": deep})
     loaded = checkpoint.load(tmp_path / "c.pt")
-    assert torch.equal(loaded["tensor"], state["tensor"])
-    assert loaded["deep"] == state["deep"]
+    assert torch.equal(loaded["tensor"], tensor)
+    assert loaded["deep"] == deep
     assert os.listdir(tmp_path) == ["c.pt"]
 
 

@@ -124,15 +124,6 @@ def test_a_server_that_breaks_during_the_run_costs_a_bounded_wait_and_no_row(
 
 
 @pytest.mark.slow
-def test_a_third_of_the_requests_failing_loses_nothing(server: WandbServer, tmp_path: Path) -> None:
-    server.fail(rate=0.3, status=429)
-    process = start(server, tmp_path / "run")
-    times, _ = end(process)
-    assert times["slowest_log_s"] < 0.5
-    assert [row["epoch"] for row in server.runs["r1"].history] == list(range(6))
-
-
-@pytest.mark.slow
 def test_a_killed_run_goes_on_with_no_epoch_lost_or_doubled(server: WandbServer, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process = start(server, folder, pause_at=3, epoch_s=0.0)

@@ -58,7 +58,9 @@ def test_panels_lie_side_by_side_without_overlap() -> None:
 
 
 def test_what_would_be_sent_is_shown_with_no_server_and_no_account(tmp_path: Path) -> None:
-    done = workspace(without_account(tmp_path), tmp_path, "--entity=lab", "--project=p", "--sweep=abc", "--print")
+    done = workspace(
+        without_account(tmp_path), tmp_path, "--entity=lab", "--project=p", "--sweep=abc", "--print"
+    )
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)
     assert set(shown["charts"]) == {"lab/darp_shares", "lab/darp_history", "lab/darp_regimes"}
@@ -86,7 +88,12 @@ def test_workspace_and_report_are_made_once_and_then_updated(tmp_path: Path) -> 
     with WandbServer() as server:
         for ratios in ("2,500", "3,500"):
             done = workspace(
-                server.env(tmp_path), tmp_path, "--entity=lab", "--project=p", f"--ratios={ratios}", "--group=regimes"
+                server.env(tmp_path),
+                tmp_path,
+                "--entity=lab",
+                "--project=p",
+                f"--ratios={ratios}",
+                "--group=regimes",
             )
             assert done.returncode == 0, done.stderr
             assert "workspace: http" in done.stdout
