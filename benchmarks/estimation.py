@@ -31,11 +31,9 @@ def main() -> None:
     parser.add_argument("--data-dir", default="dataset")
     arguments = parser.parse_args()
     device, _ = pick_device(arguments.gpu)
+    print(f"device {device}, {torch.get_num_threads()} threads, seeds 0 to {arguments.seeds - 1}")
     print(
-        f"device {device}, {torch.get_num_threads()} threads, seeds 0 to {arguments.seeds - 1}, file order shuffled by seed"
-    )
-    print(
-        "| gamma_u | labeled distribution | estimate | published rule | accepted epochs | condition | truth in interval |"
+        "| gamma_u | labeled | estimate | published rule | accepted epochs | condition | truth in interval |"
     )
     print("|---|---|---|---|---|---|---|")
     for gamma, reversed_u in CASES:

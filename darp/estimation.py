@@ -4,8 +4,8 @@ Problem (Lipton, Wang and Smola 2018, section 3; used by Kim et al. 2020, sectio
 in both sets, only the classes' shares differ. With C[j, k] the mean prediction for class j over images of class k, and
 p the mean prediction over the unlabeled images, C q = p. C is measured on held-out labeled images.
 
-Here q is the least-squares solution on the simplex, with bootstrap intervals. `published_estimate` is DARP's own recipe,
-the inverse of C averaged over the epochs in which it gives a distribution.
+Here q is the least-squares solution on the simplex, with bootstrap intervals. `published_estimate` is DARP's own
+recipe, the inverse of C averaged over the epochs in which it gives a distribution.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def outcome(request, tmp_path_factory):
 
 
 SOLVABLE = ["uneven", "one without rows", "ties", "sampled first", "many classes"]
-pytestmark = pytest.mark.xdist_group("distributed")
+pytestmark = pytest.mark.xdist_group(name="distributed")
 
 
 @pytest.mark.parametrize("name", SOLVABLE)

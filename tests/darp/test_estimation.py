@@ -42,11 +42,16 @@ def test_least_squares_on_the_simplex_agrees_with_a_general_optimiser(seed):
     confusion = generator.dirichlet(np.ones(5), 5).T
     p = generator.dirichlet(0.2 * np.ones(5))  # far from what any q explains: constraints bind
     ours = simplex_least_squares(confusion, p)
+    sums_to_one = {"type": "eq", "fun": lambda q: q.sum() - 1, "jac": np.ones_like}
     theirs = minimize(
-        lambda q: ((confusion @ q - p) ** 2).sum(), np.full(5, 0.2), jac=lambda q: 2 * confusion.T @ (confusion @ q - p),
-        method="SLSQP", bounds=[(0, 1)] * 5, constraints={"type": "eq", "fun": lambda q: q.sum() - 1, "jac": np.ones_like},
+        lambda q: ((confusion @ q - p) ** 2).sum(),
+        np.full(5, 0.2),
+        jac=lambda q: 2 * confusion.T @ (confusion @ q - p),
+        method="SLSQP",
+        bounds=[(0, 1)] * 5,
+        constraints=sums_to_one,
         options={"ftol": 1e-14, "maxiter": 500},
-    )  # fmt: skip
+    )
     assert ((confusion @ ours - p) ** 2).sum() <= theirs.fun + 1e-8
     assert ours.min() >= 0
     assert ours.sum() == pytest.approx(1)

@@ -25,7 +25,7 @@ SETTING: dict[str, Any] = {
     "ema_decay": 0.95,
     "gpu": "cpu",
 }
-MARGIN = 0.03  # measured: at least 0.06 for every method
+MARGIN = 0.03  # measured: at least 0.07 for every method
 
 
 @pytest.fixture(autouse=True)

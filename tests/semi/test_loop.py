@@ -115,8 +115,10 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
 
 def test_configurations_that_differ_have_folders_that_differ(tmp_path):
     base = config(tmp_path)
-    changes: dict[str, Any] = {"ratio": 3.0, "num_max": 4, "imb_ratio_l": 2.0, "imb_ratio_u": 2.0, "darp": True, "alpha": 3.0, "warm": 7,
-               "seed": 1, "dataset": "fashion_mnist", "semi_method": "mix", "lr": 0.1, "tau": 0.5, "epochs": 9}  # fmt: skip
+    changes: dict[str, Any] = {
+        "ratio": 3.0, "num_max": 4, "imb_ratio_l": 2.0, "imb_ratio_u": 2.0, "darp": True, "alpha": 3.0, "warm": 7,
+        "seed": 1, "dataset": "fashion_mnist", "semi_method": "mix", "lr": 0.1, "tau": 0.5, "epochs": 9,
+    }  # fmt: skip
     names = [default_run_name(dataclasses.replace(base, **{k: v})) for k, v in changes.items()]
     names += [default_run_name(base), default_run_name(base, "trial1")]
     assert len(set(names)) == len(names)
