@@ -1,12 +1,28 @@
 """Estimate the class distribution of the unlabeled images from a network that learns from the labels alone.
 
-The estimate is cached for `train.py --est`. Example:
+The estimate is cached for `train.py --est`, and logged to W&B as a run of job type estimate. Example:
 python3 estimate.py --dataset fashion_mnist --arch small --imb_ratio_u 1 --epochs 20 --val-iteration 100
 """
 
 import sys
+from pathlib import Path
+from typing import Any
 
+from semi.config import WandbOptions
 from semi.entry import estimate
+from tracking.wandb_estimate import log_estimate
+
+
+def log(path: Path, record: dict[str, Any], options: WandbOptions) -> None:
+    log_estimate(
+        path,
+        record,
+        mode=options.wandb_mode,
+        project=options.wandb_project,
+        entity=options.wandb_entity,
+        machine_info=options.wandb_machine_info,
+    )
+
 
 if __name__ == "__main__":
-    sys.exit(estimate(__doc__))
+    sys.exit(estimate(__doc__, WandbOptions, more=log))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -99,7 +100,14 @@ class Refiner:
     def refresh(self) -> Solution:
         """Refine the whole table now; the last duals are the starting point."""
         start = time.perf_counter()
-        solution = self.solver(self.store.orig, self.target_counts, warm_start=self._duals)
+        orig = self.store.orig
+        if bool(torch.isfinite(orig).all()):
+            solution = self.solver(orig, self.target_counts, warm_start=self._duals)
+        else:  # the model has diverged; the row's loss and residual say so, and there is nothing to refine
+            nothing = torch.full_like(self.target_counts, math.nan)
+            solution = Solution(
+                orig, nothing, math.inf, 0, False, "the table holds values that are not finite"
+            )
         self.store.refined = solution.refined
         self._duals = solution.duals if solution.converged else None
         self._solutions.append(solution)

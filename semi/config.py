@@ -234,7 +234,7 @@ class WandbOptions:
     )
     wandb_artifacts: bool = flag(
         False,
-        "upload the best and the last checkpoint (20 MB each with wrn28_2 on CIFAR-10) and the pseudo-labels "
+        "upload the best and the last checkpoint (some 25 MB each with wrn28_2 on CIFAR-10) and the pseudo-labels "
         "(8 bytes x images x classes: 4 MB there, 36 MB on CIFAR-100) when the run ends",
     )
     wandb_charts: bool = flag(

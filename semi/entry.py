@@ -68,10 +68,13 @@ def train(
     return 0
 
 
-def estimate(description: str) -> int:
-    """Estimate as the command line says, and print it; 1 when the distribution cannot be told, 2 for a mistake."""
+def estimate(description: str, *option_classes: type, more: Callable[..., None] | None = None) -> int:
+    """Estimate as the command line says, and print it; 1 when the distribution cannot be told, 2 for a mistake.
+
+    `more(path, record, *options)` hears of the estimate, also of a cached one.
+    """
     try:
-        (config,) = parse(sys.argv[1:], description, EstimateConfig)
+        config, *options = parse(sys.argv[1:], description, EstimateConfig, *option_classes)
         device, note = pick_device(config.gpu)
         if note:
             print(note, file=sys.stderr)
@@ -83,6 +86,8 @@ def estimate(description: str) -> int:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         return USER_ERROR
     print_estimate(record)
+    if more:
+        more(estimate_path(config), record, *options)
     print(
         f"cached in {estimate_path(config)}: train with --est and the same data flags, or see it there",
         file=sys.stderr,

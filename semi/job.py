@@ -29,6 +29,7 @@ from models import Classifier, build_model
 from semi import checkpoint
 from semi.config import NOT_SHAPING, Config, ConfigError
 from semi.ema import Ema
+from semi.estimation import estimate_config, estimate_path
 from semi.methods import METHODS, Method
 from semi.split import split_for
 
@@ -179,6 +180,7 @@ def describe(job: Job) -> dict[str, Any]:
     return {
         **asdict(job.config),
         "refine": job.config.refinement,
+        **({"estimate": str(estimate_path(estimate_config(job.config)))} if job.config.est else {}),
         "lambda_u": job.config.unlabeled_weight,
         "device": str(job.device),
         "class_names": list(job.dataset.class_names),

@@ -1,7 +1,5 @@
 """The finding, on real images: the presets of the README, trained for real, three seeds."""
 
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ RUNS = [
 
 
 def last_row(out: Path, regime: str, darp: bool, seed: int) -> dict[str, Any]:
-    torch.set_num_threads(1)
     preset = ROOT / "configs" / f"digits_regime_{regime}.yaml"
     flags = [f"--config={preset}", f"--darp={darp}", f"--seed={seed}", f"--out={out}", "--gpu=cpu"]
     return train(parse(flags, "test", Config)[0])[-1]
@@ -30,13 +27,14 @@ def last_row(out: Path, regime: str, darp: bool, seed: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def final(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool, int], dict[str, Any]]:
-    out = tmp_path_factory.mktemp("finding")
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        rows = pool.map(last_row, *zip(*((out, *run) for run in RUNS), strict=True))
-        return dict(zip(RUNS, rows, strict=True))
+    out, threads = tmp_path_factory.mktemp("finding"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    rows = {run: last_row(out, *run) for run in RUNS}
+    torch.set_num_threads(threads)
+    return rows
 
 
-pytestmark = [pytest.mark.slow, pytest.mark.parametrize("seed", SEEDS), pytest.mark.xdist_group("finding")]
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("seed", SEEDS)]
 
 
 def test_few_labels_put_the_pseudo_labels_three_times_further_from_the_truth_than_many(final, seed):

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,14 +26,12 @@ from tracking.alerts import Alert
 from tracking.base import Row
 from tracking.bounded import within
 from tracking.long_table import CHARTS, COLUMNS, TABLE_KEY, long_table, read_rows
-from tracking.wandb_account import Mode, first_line, resolve_mode, say
+from tracking.wandb_account import Mode, finish_timeout_s, first_line, resolve_mode, say, sdk_settings
 from tracking.wandb_artifacts import log_artifacts
 from tracking.wandb_charts import custom_chart
+from tracking.wandb_estimate import consume_estimate
 
-INIT_TIMEOUT_S = 15
-FINISH_TIMEOUT_S = 60
 PREEMPTED = 128 + signal.SIGTERM  # the exit code of a run that was asked to stop
-FLUSH_S = 1.0  # a killed run loses at most about this much; the SDK's own interval is 15 s
 
 
 class WandbTracker:
@@ -117,6 +114,10 @@ class WandbTracker:
         assert self._run is not None
         if self.consumed and self.mode == "online":
             self._run.use_artifact(self.consumed)
+        if (estimate := self._config.get("estimate")) and self.mode == "online":
+            run = self._run
+            if reason := within(finish_timeout_s(), lambda: consume_estimate(run, Path(estimate))):
+                say(f"W&B did not take up the estimate ({reason}); it is in {estimate}")
         if not self._run.resumed:
             return
         epoch = self._run.summary.get("epoch")
@@ -141,30 +142,8 @@ class WandbTracker:
             job_type=os.environ.get("WANDB_JOB_TYPE") or "train",
             tags=[*environment_tags, *self.tags, *own_tags(config)],
             config={k: v for k, v in config.items() if v is not None},
-            settings=self._settings(),
+            settings=sdk_settings(self.machine_info),
         )
-
-    def _settings(self) -> wandb.Settings:
-        settings: dict[str, Any] = {
-            "init_timeout": float(os.environ.get("WANDB_INIT_TIMEOUT") or INIT_TIMEOUT_S),
-            "finish_timeout": finish_timeout_s(),
-            "finish_timeout_raises": True,
-            "x_transaction_log_flush_interval": FLUSH_S,
-            "x_file_stream_transmit_interval": FLUSH_S,
-            "silent": True,  # this class says where the run is, in one line
-        }
-        if not self.machine_info:
-            settings |= {
-                "x_disable_meta": True,
-                "x_disable_stats": True,
-                "x_disable_machine_info": True,
-                "x_save_requirements": False,
-                "program": Path(sys.argv[0]).name,
-                "disable_git": True,
-                "disable_code": True,
-                "console": "off",
-            }
-        return wandb.Settings(**settings)
 
     def log(self, row: Row) -> None:
         if self._run is None or row["epoch"] <= self._sent:
@@ -250,10 +229,6 @@ class WandbTracker:
                 "W&B: offline (no account needed); `wandb login` or WANDB_MODE=online sends runs to a server"
             )
         return "W&B: disabled" if self.mode == "disabled" else f"W&B: online at {self._run.url}"
-
-
-def finish_timeout_s() -> float:
-    return float(os.environ.get("WANDB_FINISH_TIMEOUT") or FINISH_TIMEOUT_S)
 
 
 def encode(value: Any) -> Any:

@@ -107,3 +107,14 @@ def test_without_refinement_the_guesses_are_the_targets():
     guesses = torch.rand(2, 3)
     assert NoRefiner().targets(torch.tensor([0, 1]), guesses, 99, 0) is guesses
     assert NoRefiner().health() == {}
+
+
+def test_a_model_that_diverged_is_told_and_does_not_end_the_training():
+    store = PseudoLabelStore(40, 4)
+    store.update(torch.tensor([3]), torch.full((1, 4), torch.nan))
+    subject = refiner(store, denoised(solve, 2.0))
+    targets = subject.targets(torch.tensor([3, 4]), store.orig[[3, 4]], 2, 0)
+    assert torch.isnan(targets[0]).all()
+    row = subject.health()
+    assert row["darp/unconverged"] == 1
+    assert row["darp/residual"] == float("inf")

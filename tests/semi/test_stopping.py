@@ -27,12 +27,17 @@ def test_a_request_ends_training_with_the_shells_exit_code(number: signal.Signal
 
 
 def test_a_request_waits_while_a_row_and_its_checkpoint_are_written() -> None:
-    done = False
-    with pytest.raises(SystemExit) as ended, stopping.held():
-        os.kill(os.getpid(), signal.SIGTERM)
-        done = True
-    assert done
-    assert ended.value.code == 143
+    done: list[str] = []
+
+    def write() -> None:
+        with stopping.held():
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("written")
+
+    with pytest.raises(SystemExit) as ended:
+        write()
+    assert done == ["written"]
+    assert ended.value.code == 128 + signal.SIGTERM
 
 
 def test_a_second_request_does_not_cut_the_trackers_short() -> None:

@@ -1,0 +1,60 @@
+"""An estimate of the unlabeled class distribution as a W&B run of job type `estimate`, and as an artifact."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from tracking.wandb_account import first_line, resolve_mode, say, sdk_settings
+
+
+def estimate_artifact(path: Path, record: Mapping[str, Any]) -> wandb.Artifact:
+    """The cached record as an artifact of type `estimate`, named after its file: `estimate-<stem>`."""
+    known = {key: record[key] for key in ("dist", "condition", "accepted_epochs", "tv_true") if key in record}
+    artifact = wandb.Artifact(f"estimate-{path.stem}", type="estimate", metadata=known)
+    artifact.add_file(str(path), name=path.name)
+    return artifact
+
+
+def log_estimate(
+    path: Path, record: Mapping[str, Any], *, mode: str, project: str, entity: str, machine_info: bool
+) -> None:
+    """One run with the estimate in its summary and the artifact as its output. What fails is said, not raised."""
+    folder = path.parent
+    try:
+        run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT") or project or "darp",
+            entity=os.environ.get("WANDB_ENTITY") or entity or None,
+            mode=resolve_mode(os.environ.get("WANDB_MODE") or mode),
+            dir=str(folder),
+            name=path.stem,
+            job_type="estimate",
+            config=dict(record["config"]),
+            settings=sdk_settings(machine_info),
+        )
+        for name in ("dist", "low", "high", "published_dist", "true_dist"):
+            if record.get(name):
+                run.summary.update({f"estimate/{name}/{k}": value for k, value in enumerate(record[name])})
+        for name in ("condition", "accepted_epochs", "tv_true", "tv_true_of_labeled_prior"):
+            if record.get(name) is not None:
+                run.summary[f"estimate/{name}"] = record[name]
+        run.log_artifact(estimate_artifact(path, record), aliases=["latest"])
+        directory = Path(run.dir).parent
+        run.finish()
+        if run.settings.mode == "offline":
+            say(f"W&B: offline; send it with `wandb sync {directory}`")
+    except Exception as error:  # an estimate does not depend on its tracking
+        say(f"W&B did not take the estimate ({first_line(error)}); it is in {path}")
+
+
+def consume_estimate(run: wandb.Run, path: Path) -> None:
+    """Record that `run` used the estimate; where no run has logged it yet, `run` logs it."""
+    try:
+        run.use_artifact(f"estimate-{path.stem}:latest")
+    except Exception:  # the SDK has no one error for an artifact that is not there
+        run.log_artifact(estimate_artifact(path, json.loads(path.read_text())), aliases=["latest"])
