@@ -20,9 +20,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup ## train the two regimes with and without DARP (2 minutes on 2 cores), write report.html
 	$(BIN)/python -m sweeps run sweeps/demo.yaml
 	$(BIN)/python report.py runs/demo --out report.html
-	@echo "Open a run in the terminal:  $(BIN)/wandb leet RUN_FOLDER/wandb/latest-run"
-	@echo "Send the runs to a server:   $(BIN)/wandb login, then for each run  $(BIN)/wandb sync RUN_FOLDER/wandb/offline-run-*"
-	@for run in runs/demo/*/wandb/offline-run-*; do echo "  $$run"; done
+	@echo; echo "Each run is a W&B run in offline mode. Open one in the terminal, or send it to a server after \`wandb login\`:"
+	@for run in runs/demo/*/wandb/offline-run-*; do \
+		echo "  $(BIN)/wandb leet $$run"; echo "  $(BIN)/wandb sync $$run"; done
 
 test: setup ## all tests
 	$(BIN)/python -m pytest
@@ -39,6 +39,7 @@ lint: setup ## ruff, mypy, import-linter
 bench: setup ## every speed that the README quotes
 	$(BIN)/python -m benchmarks.solver
 	$(BIN)/python -m benchmarks.data_time
+	$(BIN)/python -m benchmarks.logging
 
 picture: setup ## docs/finding.png from the runs of make demo
 	$(BIN)/python report.py runs/demo --out report.html --png docs/finding.png

@@ -127,4 +127,6 @@ class _Search:
 
     def slope(self, nu: float) -> float:
         """scipy asks for it at the point that it has just evaluated."""
-        return -float(np.einsum("n,n->", self.entropy, self.terms))  # `@` would start threads for a short vector
+        return -float(
+            np.einsum("n,n->", self.entropy, self.terms)
+        )  # `@` would start threads for a short vector
