@@ -67,7 +67,7 @@ class Chunks:
 class CpuTable:
     """Rows `probs` [N, K] and the output `refined` [N, K], which is scratch until `write`.
 
-    The entropy of each row is kept in `refined`, at the front of the part that belongs to its chunk.
+    With few classes the entropy of each row is kept in `refined`, at the front of the part that belongs to its chunk.
     """
 
     device = torch.device("cpu")
@@ -77,6 +77,7 @@ class CpuTable:
         rows, self.num_classes = self.probs.shape
         self.wide = self.num_classes > WIDE_CLASSES and not dense
         self.chunks = Chunks(rows, self.num_classes)
+        self.entropy = np.empty(rows if self.wide else 0, self.probs.dtype)
         self.entropy_known = False
         self.products = 0
 
@@ -141,11 +142,20 @@ class CpuTable:
 
         sums = np.zeros((len(self.chunks), self.num_classes + 2))
         degree = np.zeros((len(self.chunks), self.num_classes))
+        fresh, self.entropy_known = not self.entropy_known, True
 
         def work(i: int) -> bool:
             rows = self.chunks.rows[i]
             return kernels.chunk_rows(
-                self.probs[rows], duals, active, sums[i], degree[i], write, self.refined[rows]
+                self.probs[rows],
+                self.entropy[rows],
+                fresh,
+                duals,
+                active,
+                sums[i],
+                degree[i],
+                write,
+                self.refined[rows],
             )
 
         sums[:, -1] = np.logical_not(self.chunks.each(work))

@@ -2,8 +2,8 @@
 
 With a thousand classes the K x K curvature costs a hundred times what the exponentials cost, so it is never formed.
 A pass leaves Y = diag(sqrt(h)) X in the output table, which is scratch until the result is written, and
-X^T diag(h) X v = Y^T (Y v) reads it once a product. The entropies are computed again in each pass for want of a
-place to keep them; that is cheap beside the products.
+X^T diag(h) X v = Y^T (Y v) reads it once a product. The entropies, one number a row, are kept beside it: less than a
+chunk of rows holds.
 """
 
 from __future__ import annotations
@@ -20,27 +20,46 @@ NEGLIGIBLE = 1e-30  # smaller entries of Y are zero: they carry no curvature, an
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=RELAXED)
-def chunk_rows(probs: Any, duals: Any, active: Any, sums: Any, degree: Any, write: bool, out: Any) -> bool:
+def _row_entropy(row: Any, entropy: Any, i: int) -> bool:
+    """entropy[i] of a row [K]; False where the row is not a distribution."""
+    total = surprise = negative = 0.0
+    for k in range(row.size):
+        a = float(row[k])
+        total += a
+        surprise -= a * _log(a)
+        negative += 1.0 if a < 0.0 else 0.0
+    entropy[i] = max(surprise / total + math.log(total), 0.0) if total > 0.0 else 0.0
+    return abs(total - 1.0) <= 1e-3 and negative == 0.0
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=RELAXED)
+def chunk_rows(
+    probs: Any,
+    entropy: Any,
+    fresh: bool,
+    duals: Any,
+    active: Any,
+    sums: Any,
+    degree: Any,
+    write: bool,
+    out: Any,
+) -> bool:
     """One pass over a chunk of rows with the class as the inner axis.
 
-    probs, out [n, K]; duals [K] >= 0; active [K] 1.0 or 0.0; sums [K + 1] += column sums
-    of X, then the rows' part of the dual; degree [K] += the diagonal of the
-    Hessian, X^T h - diag(X^T diag(h) X).
+    probs, out [n, K]; entropy [n], filled when `fresh`; duals [K] >= 0; active [K] 1.0 or 0.0.
+    sums [K + 2] += the column sums of X, then the rows' part of the dual (the last is the caller's).
+    degree [K] += the diagonal of the Hessian, X^T h - diag(X^T diag(h) X).
     `out` becomes X when `write` (and the sums are those of the rounded values), else Y.
-    Returns False when a row of `probs` is not a distribution.
+    Returns False when a row of `probs` is not a distribution (looked at only when `fresh`).
     """
     rows, num_classes = probs.shape
     e = np.empty((num_classes, 1))
     fine = True
     for i in range(rows):
-        total = entropy = negative = z = 0.0
-        for k in range(num_classes):
-            a = float(probs[i, k])
-            total += a
-            entropy -= a * _log(a)
-            negative += 1.0 if a < 0.0 else 0.0
-        fine = fine and abs(total - 1.0) <= 1e-3 and negative == 0.0
-        h = max(entropy / total + math.log(total), 0.0) if total > 0 else 0.0
+        if fresh:
+            fine = _row_entropy(probs[i], entropy, i) and fine
+        h = float(entropy[i])
+        z = 0.0
         for k in range(num_classes):
             term = active[k] * probs[i, k] * _exp(-h * duals[k])
             e[k, 0] = term

@@ -149,6 +149,10 @@ def parse(argv: Sequence[str] | None, description: str, *option_classes: type[An
         raise ConfigError(f"unexpected argument {argument}: values follow a flag such as --dataset")
     values = read_preset(given["config"], option_classes) if "config" in given else {}
     values.update({k: v for k, v in given.items() if k not in ("config", "_wandb")})
+    fields = {spec.name for options in option_classes for spec in dataclasses.fields(options)}
+    for name, value in list(values.items()):  # --est wandb:NAME is --est --est_from NAME
+        if f"{name}_from" in fields and str(value).startswith("wandb:"):
+            values |= {name: True, f"{name}_from": str(value).removeprefix("wandb:")}
     parsed = []
     for options in option_classes:
         hints = typing.get_type_hints(options)

@@ -133,6 +133,9 @@ class Config(DataConfig):
         "aim at the estimated unlabeled class distribution, not the labeled one; estimated if it is not",
         differs="for every data set and setting, estimated when needed; it read four fixed files",
     )
+    est_from: str = flag(
+        "", "the estimate of this W&B artifact; short: --est wandb:ENTITY/PROJECT/NAME:ALIAS"
+    )
     est_epochs: int = flag(200, "epochs of that estimation")
     est_val_iteration: int = flag(200, "steps of an epoch of that estimation")
 

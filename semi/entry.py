@@ -17,7 +17,14 @@ from semi.checkpoint import CheckpointError
 from semi.cli import parse
 from semi.config import Config, ConfigError, EstimateConfig
 from semi.device import pick_device
-from semi.estimation import NotIdentifiable, estimate_config, estimate_path, load_or_estimate, print_estimate
+from semi.estimation import (
+    NotIdentifiable,
+    estimate_config,
+    estimate_path,
+    load_or_estimate,
+    print_estimate,
+    read_record,
+)
 from semi.job import build_job, describe, warnings
 from semi.loop import run
 from semi.run_folder import resume_point, run_folder
@@ -34,11 +41,13 @@ def train(
     *option_classes: type,
     more: Callable[..., Sequence[Tracker]] | None = None,
     fetch: Callable[[str, Path], Path] | None = None,
+    fetch_estimate: Callable[[str, Path], Path] | None = None,
 ) -> int:
     """Train as the command line says; returns the exit code, 2 for a mistake in it (one line, nothing written).
 
     `more(folder, consumed, *options)` gives trackers beside the run's own folder, one options object for each option
-    class; `consumed` names the artifact that the run goes on from, which `fetch(name, folder)` downloaded.
+    class; `consumed` names the artifact that the run goes on from, which `fetch(name, folder)` downloaded, as
+    `fetch_estimate(name, folder)` downloads the one of `--est wandb:NAME`.
     """
     stopping.install()
     try:
@@ -50,7 +59,7 @@ def train(
         resume_from = resume_point(config, folder)
         device, note = pick_device(config.gpu)
         stand_in = dry_dataset(config) if config.dry_run else None
-        job = build_job(config, device, estimated_dist(config, device), stand_in)
+        job = build_job(config, device, estimated_dist(config, device, fetch_estimate), stand_in)
         for sentence in filter(None, (note, *warnings(job))):
             print(sentence, file=sys.stderr)
         print(
@@ -104,15 +113,28 @@ def dry_dataset(config: Config) -> Dataset:
         return outline(config.dataset)
 
 
-def estimated_dist(config: Config, device: torch.device) -> list[float] | None:
+def estimated_dist(
+    config: Config, device: torch.device, fetch: Callable[[str, Path], Path] | None = None
+) -> list[float] | None:
     """What `--est` aims at, estimated now if no cached estimate is there; a dry run only says that it would be."""
     if not config.est:
         return None
+    dist: list[float]
+    if config.est_from:
+        if fetch is None:
+            raise ConfigError(
+                f"--est wandb:{config.est_from}: only train_with_wandb.py fetches artifacts; start that one"
+            )
+        try:
+            dist = read_record(fetch(config.est_from, Path(config.estimation_dir) / "wandb"))["dist"]
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        return dist
     wanted = estimate_config(config)
     if config.dry_run and not estimate_path(wanted).exists():
         print(f"--est: would be estimated first, into {estimate_path(wanted)}", file=sys.stderr)
         return None
-    dist: list[float] = load_or_estimate(wanted, device)["dist"]
+    dist = load_or_estimate(wanted, device)["dist"]
     return dist
 
 

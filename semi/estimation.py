@@ -58,6 +58,11 @@ def estimate_path(config: EstimateConfig) -> Path:
     return Path(config.estimation_dir) / name
 
 
+def estimate_source(config: Config) -> str:
+    """Where the target of an `--est` run comes from: a cached file, or `wandb:NAME`."""
+    return f"wandb:{config.est_from}" if config.est_from else str(estimate_path(estimate_config(config)))
+
+
 def load_or_estimate(config: EstimateConfig, device: torch.device) -> dict[str, Any]:
     """The cached record, or a new one, which is then cached.
 

@@ -29,7 +29,7 @@ from models import Classifier, build_model
 from semi import checkpoint
 from semi.config import NOT_SHAPING, Config, ConfigError
 from semi.ema import Ema
-from semi.estimation import estimate_config, estimate_path
+from semi.estimation import estimate_source
 from semi.methods import METHODS, Method
 from semi.split import split_for
 
@@ -134,6 +134,11 @@ def target_for(
     labeled = torch.tensor(labeled_counts, dtype=torch.float64)
     if estimated_dist is None:
         return (labeled / labeled.sum() * num_unlabeled).tolist()
+    if len(estimated_dist) != len(labeled):
+        raise ConfigError(
+            f"--est: the estimate has {len(estimated_dist)} classes and the data set {len(labeled)}; "
+            "use the estimate of this data set"
+        )
     known = labeled if holds_labeled else torch.zeros_like(labeled)
     proper = num_unlabeled - float(known.sum())
     return (torch.tensor(estimated_dist, dtype=torch.float64) * proper + known).tolist()
@@ -180,7 +185,7 @@ def describe(job: Job) -> dict[str, Any]:
     return {
         **asdict(job.config),
         "refine": job.config.refinement,
-        **({"estimate": str(estimate_path(estimate_config(job.config)))} if job.config.est else {}),
+        **({"estimate": estimate_source(job.config)} if job.config.est else {}),
         "lambda_u": job.config.unlabeled_weight,
         "device": str(job.device),
         "class_names": list(job.dataset.class_names),

@@ -64,6 +64,28 @@ def test_an_estimate_is_a_run_with_an_artifact_that_training_consumes(
     assert trained.config["estimate"].endswith(path.name)
 
 
+def test_an_artifact_of_another_machine_is_consumed_by_name(server: WandbServer, tmp_path: Path) -> None:
+    environment = server.env(tmp_path)
+    call(environment, tmp_path, "estimate.py", DATA | {"epochs": 2, "val_iteration": 20})
+    (artifact,) = server.artifacts
+    (cached,) = (tmp_path / "estimation").glob("*.json")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    name = f"{artifact.entity}/{artifact.project}/{artifact.collection}:latest"
+    flags = TINY | DATA | {"out": elsewhere / "out", "darp": True, "est": f"wandb:{name}"}
+    call(environment, elsewhere, "train_with_wandb.py", flags)
+    (trained,) = [run for run in server.runs.values() if run.job_type == "train"]
+    assert any(trained.name in user for user in artifact.used_by)
+    targets = [trained.history[-1][f"pseudo/target/{k}"] for k in range(10)]
+    dist = json.loads(cached.read_text())["dist"]
+    labeled, unlabeled = trained.config["labeled_counts"], trained.config["num_unlabeled"]
+    expected = [(q * (unlabeled - sum(labeled)) + n) / unlabeled for q, n in zip(dist, labeled, strict=True)]
+    assert targets == pytest.approx(expected)
+    flags["est"] = f"wandb:{artifact.entity}/{artifact.project}/nothing:latest"
+    done = call(environment, elsewhere, "train_with_wandb.py", flags | {"out": elsewhere / "other"}, code=2)
+    assert "--est wandb:" in done.stderr.splitlines()[-1]
+
+
 def test_a_run_that_had_to_estimate_first_logs_the_artifact_itself(
     server: WandbServer, tmp_path: Path
 ) -> None:

@@ -52,8 +52,30 @@ def log_estimate(
         say(f"W&B did not take the estimate ({first_line(error)}); it is in {path}")
 
 
-def consume_estimate(run: wandb.Run, path: Path) -> None:
-    """Record that `run` used the estimate; where no run has logged it yet, `run` logs it."""
+def fetch_estimate(name: str, folder: Path) -> Path:
+    """Download the artifact ENTITY/PROJECT/NAME:ALIAS into a folder of its own below `folder`; returns its JSON file.
+
+    Raises ValueError, one line, when there is no such artifact, no way to it, or no estimate in it.
+    """
+    try:
+        artifact = wandb.Api().artifact(name, type="estimate")
+        root = folder / artifact.name.replace(":", "_")
+        artifact.download(root=str(root))
+        (path,) = root.glob("*.json")
+    except Exception as error:  # the SDK raises many kinds here, not all of them wandb.Error
+        raise ValueError(
+            f"--est wandb:{name}: {first_line(error)}; use wandb:ENTITY/PROJECT/NAME:ALIAS, with `wandb login` done"
+        ) from None
+    return path
+
+
+def consume_estimate(run: wandb.Run, source: str) -> None:
+    """Record that `run` used the estimate (`wandb:NAME`, or the path of a cached one, which `run` logs where no other
+    run has)."""
+    if source.startswith("wandb:"):
+        run.use_artifact(source.removeprefix("wandb:"))
+        return
+    path = Path(source)
     try:
         run.use_artifact(f"estimate-{path.stem}:latest")
     except Exception:  # the SDK has no one error for an artifact that is not there

@@ -116,7 +116,7 @@ class WandbTracker:
             self._run.use_artifact(self.consumed)
         if (estimate := self._config.get("estimate")) and self.mode == "online":
             run = self._run
-            if reason := within(finish_timeout_s(), lambda: consume_estimate(run, Path(estimate))):
+            if reason := within(finish_timeout_s(), lambda: consume_estimate(run, estimate)):
                 say(f"W&B did not take up the estimate ({reason}); it is in {estimate}")
         if not self._run.resumed:
             return

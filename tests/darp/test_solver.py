@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from darp import solve
+from darp import remove_noise, solve
 from darp.kernels_cpu import CpuTable
 from darp.kernels_newton import Dual, descend
 from darp.kernels_torch import TorchTable
@@ -207,6 +207,18 @@ def test_the_fused_passes_agree_with_the_eager_ones(rows, classes, dense, dtype)
     if dense:
         assert (fused - eager).abs().max() <= (1e-11 if dtype == torch.float64 else 1e-7)
         assert first.value == pytest.approx(second.value, rel=1e-9)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+@pytest.mark.parametrize("classes", [10, 300])
+def test_an_accelerator_finds_what_the_processor_finds(classes):
+    probs, counts = predictions(5000, classes, 5.0, 2.0, dtype=torch.float64), long_tail(5000, classes, 10)
+    cleaned = remove_noise(probs.cuda(), counts, 2.0)
+    assert (cleaned.cpu() - remove_noise(probs, counts, 2.0)).abs().max() <= 1e-12
+    there, here = assert_solves(cleaned, counts.cuda()), assert_solves(cleaned.cpu(), counts)
+    assert there.refined.is_cuda
+    assert not there.duals.is_cuda
+    assert (there.refined.cpu() - here.refined).abs().max() <= 1e-6
 
 
 def test_rows_whose_terms_all_underflow_are_computed_again():

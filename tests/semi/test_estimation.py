@@ -76,6 +76,11 @@ def test_labeled_images_in_the_unlabeled_set_count_as_they_are():
     np.testing.assert_allclose(target_for([8, 2], 100, False, [0.3, 0.7]), [30, 70])
 
 
+def test_the_estimate_of_another_data_set_is_refused():
+    with pytest.raises(ConfigError, match="the estimate has 3 classes and the data set 2"):
+        target_for([8, 2], 100, False, [0.3, 0.3, 0.4])
+
+
 def test_a_run_with_est_aims_at_the_estimate_and_makes_it_when_it_is_missing(tmp_path):
     flags = TINY | {
         "num_max": 20,
