@@ -85,7 +85,6 @@ class ProductCurvature:
 
     def __init__(self, degree: np.ndarray, product: Callable[[np.ndarray], np.ndarray]) -> None:
         self.degree, self.product = degree, product
-        self.products = 1
         # X^T h through the product, so that H 1 = 0 holds to the rounding of the stored Y.
         self.weight = product(np.ones_like(degree))
         self.total_entropy = float(self.weight.sum())
@@ -94,10 +93,8 @@ class ProductCurvature:
     def _apply(self, vector: np.ndarray) -> np.ndarray:
         """H v. The vector is shifted to 0 at the largest class, where cancellation would cost most."""
         shifted = vector - vector[self.anchor]
-        out = self.weight * shifted - self.product(shifted)
-        out[self.anchor] -= out.sum()
-        self.products += 1
-        return out
+        image: np.ndarray = self.weight * shifted - self.product(shifted)
+        return image
 
     def solve(self, rhs: np.ndarray, damping: float, tol: float) -> np.ndarray:
         """d [K] with (H + damping diag(H)) d = rhs, to `tol` of the right-hand side's norm."""

@@ -1,12 +1,17 @@
-"""What must hold for every table and every target that has its sum, on tables that hypothesis makes up."""
+"""Two general-purpose optimisers and a slow twin agree; and what must hold for tables that hypothesis makes up."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 
 from darp import remove_noise, solve
+from darp.kernels_cpu import CpuTable
+from darp.kernels_newton import Dual, descend
+from darp.kernels_torch import TorchTable
+from tests.darp.test_solver import long_tail, predictions
 
 quick = settings(deadline=None, derandomize=True, max_examples=40)
 
@@ -124,3 +129,92 @@ def test_a_table_with_zeros_ends_with_a_verdict_and_keeps_its_zeros(problem):
 def test_after_noise_removal_every_target_can_be_reached(problem, alpha):
     probs, counts = problem
     assert solve(remove_noise(probs, counts, alpha), counts).converged
+
+
+def dual_optimum(a, c):
+    """The duals by a general-purpose optimiser, from the formulas of the docstring in plain NumPy."""
+    h = -(a * np.log(a)).sum(1)
+
+    def table(nu):
+        logits = np.log(a) - np.outer(h, nu)
+        top = logits.max(1, keepdims=True)
+        z = np.exp(logits - top).sum(1, keepdims=True)
+        return np.exp(logits - top) / z, (top + np.log(z))[:, 0]
+
+    def hessian(nu):
+        x, _ = table(nu)
+        return np.diag(x.T @ h) - x.T @ (h[:, None] * x) + 1e-9 * np.eye(len(c))
+
+    found = minimize(
+        lambda nu: float((table(nu)[1] / h).sum() + c @ nu),
+        np.zeros(len(c)),
+        jac=lambda nu: c - table(nu)[0].sum(0),
+        hess=hessian,
+        method="trust-exact",
+        options={"gtol": 1e-8, "maxiter": 2000},
+    )
+    return table(found.x)[0]
+
+
+@pytest.mark.parametrize(("rows", "classes", "lean"), [(40, 3, 0.0), (200, 6, 3.0), (300, 12, 1.0)])
+def test_a_general_optimiser_on_the_dual_finds_the_same_table(rows, classes, lean):
+    probs, counts = predictions(rows, classes, lean=lean, dtype=torch.float64), long_tail(rows, classes, 4)
+    ours = solve(probs, counts, tol=1e-10)
+    assert ours.converged
+    np.testing.assert_allclose(ours.refined.numpy(), dual_optimum(probs.numpy(), counts.numpy()), atol=1e-6)
+
+
+def test_a_general_optimiser_on_the_primal_finds_no_better_table():
+    probs, counts = predictions(6, 3, 1.0, dtype=torch.float64), torch.tensor([1.0, 2.0, 3.0])
+    a, w = probs.numpy(), 1 / -(probs * probs.log()).sum(1).numpy()
+    ours = solve(probs, counts, tol=1e-11).refined.numpy()
+
+    def cost(flat):
+        x = np.maximum(flat.reshape(a.shape), 1e-15)
+        return float((w * (x * np.log(x / a)).sum(1)).sum())
+
+    constraints = [
+        {"type": "eq", "fun": lambda f: f.reshape(a.shape).sum(1) - 1},
+        {"type": "eq", "fun": lambda f: (f.reshape(a.shape).sum(0) - counts.numpy())[:-1]},
+    ]
+    theirs = minimize(
+        cost, a.ravel(), method="SLSQP", bounds=[(1e-12, 1)] * a.size, constraints=constraints,
+        options={"ftol": 1e-14, "maxiter": 1000},
+    )  # fmt: skip
+    assert cost(ours.ravel()) <= theirs.fun + 1e-8
+    np.testing.assert_allclose(ours, theirs.x.reshape(a.shape), atol=1e-4)
+
+
+def solve_with(table, counts, tol=1e-6):
+    """The same steps on another implementation of the pass."""
+    dual = Dual(table, np.asarray(counts, dtype=np.float64), len(table.probs))
+    point, written = descend(dual, dual.measure(np.zeros(len(counts))), tol, 100, write=True)
+    return point if written else dual.write(point.duals)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize(("rows", "classes"), [(700, 10), (65, 3), (500, 150), (64, 130)])
+def test_the_fused_passes_agree_with_the_eager_ones(rows, classes, dense, dtype):
+    probs, counts = predictions(rows, classes, 4.0, 2.0, dtype=dtype), long_tail(rows, classes, 3).numpy()
+    if rows > classes:
+        probs[5] = torch.eye(classes)[1]
+    fused, eager = torch.empty_like(probs), torch.empty_like(probs)
+    first = solve_with(CpuTable(probs, fused, dense=dense), counts, 1e-6)
+    second = solve_with(TorchTable(probs, eager), counts, 1e-6)
+    assert max(first.residual, second.residual) <= 1e-6
+    assert (fused - eager).abs().max() <= 2e-6
+    if dense:
+        assert (fused - eager).abs().max() <= (1e-11 if dtype == torch.float64 else 1e-7)
+        assert first.value == pytest.approx(second.value, rel=1e-9)
+
+
+def test_rows_whose_terms_all_underflow_are_computed_again():
+    probs = torch.full((64, 3), 0.5, dtype=torch.float64)
+    probs[:, 0] = 0.0  # the class with the smallest dual is not among theirs
+    probs[0] = torch.tensor([1.0, 0.0, 0.0])
+    duals, active = np.array([0.0, 1e5, 1e5 + 1.0]), np.ones(3)
+    sums = CpuTable(probs, torch.empty_like(probs), dense=True).measure(duals, active)[0]
+    eager = TorchTable(probs, torch.empty_like(probs)).measure(duals, active)[0]
+    np.testing.assert_allclose(sums, eager.numpy(), rtol=1e-10)
+    assert 0 < sums[2] < sums[1] < 63
