@@ -4,11 +4,11 @@
 
 Ours and the reference take turns in one run; times are medians, in milliseconds. Warm: 640 rows have changed since
 the last solve (new guesses for the images of ten batches of 64) and the solve starts from its duals; the reference
-always starts afresh, as published. Passes are readings of the table; for the reference, K steps of its root searches count as one. Residual:
-max over classes of |column sum - target| / max(1, target). The roofline is the time that a refresh would take if it
-only moved its bytes (each pass reads the table, the last one also writes the result) at the bandwidth that a copy of
-a large array reaches here, or, if that is longer, only computed its exponentials at the speed of a loop of them.
-About 6 minutes on 2 cores; with --quick the small cases only, in 40 seconds.
+always starts afresh, as published. Passes are readings of the table; for the reference, K steps of its root searches
+count as one. Residual: max over classes of |column sum - target| / max(1, target). The roofline is the time that a
+refresh would take if it only moved its bytes (each pass reads the table, the last one also writes the result) at the
+bandwidth that a copy of a large array reaches here, or, if that is longer, only computed its exponentials at the
+speed of a loop of them. About 6 minutes on 2 cores; with --quick the small cases only, in 40 seconds.
 """
 
 from __future__ import annotations
