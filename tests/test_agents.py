@@ -19,14 +19,6 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def server() -> Iterator[WandbServer]:
-    with WandbServer() as running:
-        yield running
-        assert running.errors == []
-        assert running.unanswered == set()
-
-
-@pytest.fixture
 def start(server: WandbServer, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Starts a command in the test's folder; what still runs at the end is killed with its children."""
     started: list[subprocess.Popen[bytes]] = []

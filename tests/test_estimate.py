@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,14 +15,6 @@ ROOT = Path(__file__).parents[1]
 DATA = {"dataset": "digits", "arch": "small", "num_max": 20, "ratio": 3.0, "imb_ratio_l": 4.0, "imb_ratio_u": 1.0,
         "batch_size": 16, "gpu": "cpu", "th_cond": 1e9}  # fmt: skip
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def server() -> Iterator[WandbServer]:
-    with WandbServer() as running:
-        yield running
-        assert running.errors == []
-        assert running.unanswered == set()
 
 
 def call(environment: dict[str, str], folder: Path, script: str, flags: dict, code: int = 0):

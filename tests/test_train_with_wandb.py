@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +26,6 @@ QUICK_RETRIES = {
     for bound in ("MIN", "MAX")
 }
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def server() -> Iterator[WandbServer]:
-    with WandbServer() as running:
-        yield running
-        assert running.errors == []
-        assert running.unanswered == set()
 
 
 def command(out: Path, *flags: str) -> list[str]:

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,14 +20,6 @@ QUICK_RETRIES = {
     for what in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
     for bound in ("MIN", "MAX")
 }
-
-
-@pytest.fixture
-def server() -> Iterator[WandbServer]:
-    with WandbServer() as running:
-        yield running
-        assert running.errors == []
-        assert running.unanswered == set()
 
 
 def call(server: WandbServer, folder: Path, *command: str, **extra: str) -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -32,15 +32,6 @@ FAULTS: dict[str, Callable[[WandbServer], None]] = {
     "429": lambda server: server.fail(1.0, 429),
     "hanging": lambda server: server.hang(600),
 }
-
-
-@pytest.fixture
-def server() -> Iterator[WandbServer]:
-    with WandbServer() as running:
-        yield running
-        running.heal()
-        assert running.errors == []
-        assert running.unanswered == set()
 
 
 def start(
