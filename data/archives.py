@@ -11,7 +11,7 @@ import socket
 import tarfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,16 +61,19 @@ def open_checked(name: str, reader: type[Any], data_dir: Path, *, download: bool
 
 
 @contextmanager
-def download_errors(what: str, way_out: str) -> Iterator[None]:
+def download_errors(data_dir: Path, what: str, way_out: str) -> Iterator[None]:
     """Turn whatever a download raises into a DataError of one line, and don't wait for a silent server.
 
-    what: what is missing and where it was looked for; way_out: which file to put where.
+    what: what is missing and where it was looked for; way_out: which file to put where. Folders that the failed
+    download made under or at `data_dir` and left empty are removed again.
     """
-    before = socket.getdefaulttimeout()
+    before, was_there = socket.getdefaulttimeout(), data_dir.exists()
     socket.setdefaulttimeout(_NO_ANSWER_S)
     try:
         yield
     except _DOWNLOAD_ERRORS as error:
+        if not was_there:
+            _remove_empty(data_dir)
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"{what}, and the download failed ({reason[:200]}); {way_out}, "
@@ -78,6 +81,15 @@ def download_errors(what: str, way_out: str) -> Iterator[None]:
         ) from error
     finally:
         socket.setdefaulttimeout(before)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove the folder if nothing but empty folders is in it; a file that is there, whole or not, stays."""
+    for below in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        with suppress(OSError):
+            below.rmdir()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _download(name: str, reader: type[Any], data_dir: Path, download: bool) -> None:
@@ -103,6 +115,7 @@ def _download(name: str, reader: type[Any], data_dir: Path, download: bool) -> N
     if not download:
         raise FilesMissingError(f"{name} is not in {data_dir} yet: a run downloads {reader.filename} first")
     with download_errors(
+        data_dir,
         f"{name} is not in {data_dir}: looked for {missing[0] if missing else folder} and {archive}",
         f"put {reader.filename} from {reader.url} into {data_dir}",
     ):

@@ -97,6 +97,7 @@ def _download(data_dir: Path, raw: Path, folders: tuple[Path, ...], download: bo
     if not download:
         raise FilesMissingError(f"fashion_mnist is not in {data_dir} yet: a run downloads it first")
     with download_errors(
+        data_dir,
         f"fashion_mnist is not in {data_dir}: looked for {FILES[0]}.gz and the other three files in "
         + ", ".join(str(folder) for folder in folders),
         f"put {', '.join(f'{name}.gz' for name in FILES)} into {data_dir} "
