@@ -47,7 +47,7 @@ def rehearse(command: Sequence[str], loaded: dict[tuple[str, str], Dataset | Dat
         place = (config.dataset, config.data_dir)
         if place not in loaded:
             try:
-                loaded[place] = load_dataset(*place)
+                loaded[place] = load_dataset(*place, download=False)
             except DataError as error:
                 loaded[place] = error
         dataset = loaded[place]
