@@ -2,13 +2,15 @@
 
     python -m benchmarks.solver [--quick]
 
-Ours and the reference take turns in one run; times are medians, in milliseconds. Warm: 640 rows have changed since
+Ours and the reference take turns in one run, at each turn once after a pause and then twice more in a row. Times are
+medians of the latter, in milliseconds; "rested" are the ratios of the first ones: in training a refresh follows ten
+steps of the network, which leave other data in the caches and the threads asleep. Warm: 640 rows have changed since
 the last solve (new guesses for the images of ten batches of 64) and the solve starts from its duals; the reference
 always starts afresh, as published. Passes are readings of the table; for the reference, K steps of its root searches
 count as one. Residual: max over classes of |column sum - target| / max(1, target). The roofline is the time that a
 refresh would take if it only moved its bytes (each pass reads the table, the last one also writes the result) at the
-bandwidth that a copy of a large array reaches here, or, if that is longer, only computed its exponentials at the
-speed of a loop of them. About 6 minutes on 2 cores; with --quick the small cases only, in 40 seconds.
+bandwidth that a copy of a large array reaches here, or, if that is longer, only computed its exponentials in float32
+at the speed of a loop of them. About 10 minutes on 2 cores; with --quick the small cases only, in a minute.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from darp.kernels_numba import exp_rate_loop
 ALPHA = 2.0
 CHANGED_ROWS = 640
 PAUSE_S = 0.02
+IN_A_ROW = 3
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,28 @@ def remove_noise_by_sorting(probs: Tensor, counts: Tensor, alpha: float) -> Tens
     return kept / kept.sum(1, keepdim=True)
 
 
-def timed(work: Callable[[], Solution]) -> tuple[float, Solution]:
-    """Milliseconds and the result, after a pause in which the threads of earlier work come to rest."""
-    time.sleep(PAUSE_S)
-    start = time.perf_counter()
-    solution = work()
-    return (time.perf_counter() - start) * 1e3, solution
+@dataclass
+class Times:
+    """Milliseconds of one contender: first calls after a pause, and calls right after one of its own."""
+
+    rested: list[float]
+    in_a_row: list[float]
+
+    def take_turn(self, work: Callable[[], Solution]) -> Solution:
+        """A pause, in which the threads of earlier work come to rest, and IN_A_ROW calls."""
+        time.sleep(PAUSE_S)
+        for i in range(IN_A_ROW):
+            start = time.perf_counter()
+            solution = work()
+            took = (time.perf_counter() - start) * 1e3
+            (self.in_a_row if i else self.rested).append(took)
+        return solution
+
+    def ratios(self, other: Times) -> str:
+        """How many times longer than `other`, in a row and rested."""
+        row = statistics.median(self.in_a_row) / statistics.median(other.in_a_row)
+        rested = statistics.median(self.rested) / statistics.median(other.rested)
+        return f"{row:>6.1f}x {rested:>6.1f}x"
 
 
 def copy_bandwidth() -> float:
@@ -114,7 +133,7 @@ def copy_bandwidth() -> float:
 def exp_rate() -> float:
     """Exponentials per second of the solver's own routine on all threads, its argument in the first-level cache."""
     threads, repeats = torch.get_num_threads(), 20_000
-    values = [np.linspace(-20, 0, 1024) for _ in range(threads)]
+    values = [np.linspace(-20, 0, 1024, dtype=np.float32) for _ in range(threads)]
     exp_rate_loop(values[0], 1)
     with ThreadPoolExecutor(threads) as pool:
         start = time.perf_counter()
@@ -138,28 +157,27 @@ def run_case(case: Case, bandwidth: float, exponentials: float) -> str:
 
     duals = solve(remove_noise(before, counts, ALPHA), counts).duals
     refresh(duals)
-    cold_ms, warm_ms, reference_ms = [], [], []
+    cold_times, warm_times, reference_times = (Times([], []) for _ in range(3))
     for turn in range(case.repeats):
-        took, cold = timed(lambda: refresh(None))
-        cold_ms.append(took)
-        took, warm = timed(lambda: refresh(duals))
-        warm_ms.append(took)
+        cold = cold_times.take_turn(lambda: refresh(None))
+        warm = warm_times.take_turn(lambda: refresh(duals))
         if turn < case.reference_repeats:
-            took, reference = timed(published)
-            reference_ms.append(took)
-    cold_time, warm_time, reference_time = map(statistics.median, (cold_ms, warm_ms, reference_ms))
+            reference = reference_times.take_turn(published)
+    cold_time, warm_time, reference_time = (
+        statistics.median(t.in_a_row) for t in (cold_times, warm_times, reference_times)
+    )
     entries = case.rows * case.classes
     bytes_moved = (
-        4 * entries * (cold.iterations + cold.products + 1 + 5)
-    )  # 4 readings and a writing select entries
+        4 * entries * (cold.iterations + cold.products + 1 + 4)
+    )  # 3 readings and a writing remove noise
     roofline = 1e3 * max(bytes_moved / bandwidth, entries * cold.iterations / exponentials)
     return (
         f"{case.rows:>9,} x {case.classes:<4} {case.name:<13}"
         f" {reference_time:>9.1f} {reference.iterations:>4} {reference.residual:>8.0e}"
         f" {cold_time:>8.2f} {cold.iterations:>3}+{cold.products:<3} {cold.residual:>7.0e}"
-        f" {reference_time / cold_time:>6.1f}x"
+        f" {reference_times.ratios(cold_times)}"
         f" {warm_time:>8.2f} {warm.iterations:>3}+{warm.products:<3} {warm.residual:>7.0e}"
-        f" {reference_time / warm_time:>6.1f}x"
+        f" {reference_times.ratios(warm_times)}"
         f" {100 * roofline / cold_time:>4.0f}%  {case.repeats}/{case.reference_repeats}"
     )
 
@@ -181,7 +199,8 @@ def main() -> None:
     )
     print(
         f"{'N x K':>16} {'':<13} {'reference':>9} {'pass':>4} {'residual':>8}"
-        f" {'cold':>8} {'passes':>7} {'resid.':>7} {'':>7} {'warm':>8} {'passes':>7} {'resid.':>7} {'':>7} {'roof':>5}"
+        f" {'cold':>8} {'passes':>7} {'resid.':>7} {'':>7} {'rested':>7}"
+        f" {'warm':>8} {'passes':>7} {'resid.':>7} {'':>7} {'rested':>7} {'roof':>5}"
     )
     for case in CASES:
         if case.quick or not quick:

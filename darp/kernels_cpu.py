@@ -19,9 +19,7 @@ from torch import Tensor
 
 from darp.kernels_curvature import ProductCurvature
 
-CHUNK_ELEMENTS = (
-    1 << 15
-)  # 32,768 probabilities take about 50 microseconds, more than handing them to a thread
+CHUNK_ELEMENTS = 1 << 18  # so many take about 0.1 ms a pass; to wake a thread may take as long
 MAX_CHUNKS = 16  # each has its own sums
 WIDE_CLASSES = 64  # from here on conjugate gradients beat the dense curvature
 
@@ -38,8 +36,8 @@ os.register_at_fork(after_in_child=_threads.cache_clear)  # a forked child has n
 class Chunks:
     """Rows 0..N-1 in chunks, and work on all of them at once."""
 
-    def __init__(self, rows: int, num_classes: int, limit: int = MAX_CHUNKS) -> None:
-        wanted = max(1, min(MAX_CHUNKS, limit, rows * num_classes // CHUNK_ELEMENTS))
+    def __init__(self, rows: int, num_classes: int) -> None:
+        wanted = max(1, min(MAX_CHUNKS, rows * num_classes // CHUNK_ELEMENTS))
         size = max(1, -(-rows // (1 << (wanted.bit_length() - 1))))
         self.rows = [slice(i, min(i + size, rows)) for i in range(0, rows, size)]
 
@@ -104,7 +102,8 @@ class CpuTable:
 
         k = self.num_classes
         padded = -(-k // kernels.BLOCK) * kernels.BLOCK if couple else 1
-        tile = kernels.TILE if k <= 128 else kernels.WIDE_TILE
+        tile = kernels.TILE if k <= WIDE_CLASSES else kernels.WIDE_TILE
+        active = active.astype(duals.dtype)
         sums = np.zeros((len(self.chunks), k + 2))
         coupling = np.zeros((len(self.chunks), padded, padded))
         fresh, self.entropy_known = not self.entropy_known, not write
@@ -142,6 +141,7 @@ class CpuTable:
 
         sums = np.zeros((len(self.chunks), self.num_classes + 2))
         degree = np.zeros((len(self.chunks), self.num_classes))
+        active = active.astype(duals.dtype)
         fresh, self.entropy_known = not self.entropy_known, True
 
         def work(i: int) -> bool:

@@ -26,13 +26,12 @@ class DenseCurvature:
     most_classes = 256  # an accelerator solves larger systems faster itself
 
     def __init__(self, coupling: np.ndarray) -> None:
+        from darp.kernels_numba import scaled_laplacian
+
         self.total_entropy = float(coupling.sum())
-        np.fill_diagonal(coupling, 0.0)
-        self.degree = coupling.sum(1)
-        self.scale = 1 / np.sqrt(np.where(self.degree > 0, self.degree, np.inf))
-        root = np.sqrt(self.degree)
-        root /= max(float(np.linalg.norm(root)), UNDERFLOW)
-        self.matrix = np.outer(root, root) - self.scale[:, None] * coupling * self.scale
+        self.degree, self.scale = np.empty(len(coupling)), np.empty(len(coupling))
+        self.matrix = np.empty_like(coupling)
+        scaled_laplacian(coupling, UNDERFLOW, self.degree, self.scale, self.matrix)
         self.diagonal = np.einsum("kk->k", self.matrix)
         self.unshifted = self.diagonal + 1.0
 

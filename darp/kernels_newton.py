@@ -22,10 +22,14 @@ NEAR = 1e-4
 FIRST_DAMPING = 2.0  # of the diagonal, once a step has failed
 LEAST_DAMPING = 1e-3  # below it, none
 FAR_DAMPING = 100.0
+ROUGH_EXPONENT = 60.0  # largest exponent in float32: what the passes multiply stays above the smallest number
 MOST_DAMPING = 1e12  # no step helps any more
 FLAT_SLOPE = 0.5  # a step is good if the slope along it ends below this share of the first one
 CG_TOL = 0.03  # of conjugate gradients, times the error that is left
 SMOOTH = 0.1  # error below which that is safe; f itself may be lost to rounding there
+REACH = (
+    1.0  # log of the factor, beyond the wanted one, by which a step may change the sum of one of many classes
+)
 FALL = 1e-3  # or if f falls by this share of what the slope promises
 TRUST = 3.0  # a step for the logarithms may bend f by this multiple of its slope, times the error
 
@@ -67,6 +71,9 @@ class Dual:
     counts: np.ndarray
     num_rows: int
     group: dist.ProcessGroup | None = None
+    rough: bool = (
+        False  # float32 arithmetic where it is safe: half the time, digits enough for a residual of 1e-6
+    )
     passes: int = 0
     on: np.ndarray = field(init=False)  # [K] 1 for classes with a target above 0, else 0
 
@@ -78,7 +85,8 @@ class Dual:
 
     def measure(self, duals: np.ndarray) -> Point:
         """Sums, value and curvature at `duals`: one pass, one reduction and one transfer to the host."""
-        sums, coupling = self.table.measure(duals, self.on)
+        duals, given = self._as_used(duals)
+        sums, coupling = self.table.measure(given, self.on)
         self.passes += 1
         if isinstance(coupling, Tensor) or (self.group is not None and isinstance(coupling, np.ndarray)):
             sums, coupling = self._gathered(torch.as_tensor(sums), torch.as_tensor(coupling))
@@ -90,6 +98,13 @@ class Dual:
         if isinstance(coupling, np.ndarray):
             return self._point(duals, sums, DenseCurvature(coupling))
         return self._point(duals, sums, DeviceCurvature(coupling))
+
+    def _as_used(self, duals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The duals of the next pass as float64, and in the type of its arithmetic."""
+        if not self.rough or float(duals.max()) * math.log(len(duals)) > ROUGH_EXPONENT:
+            return duals, duals
+        single = duals.astype(np.float32)
+        return single.astype(np.float64), single
 
     def _gathered(self, sums: Tensor, coupling: Tensor) -> tuple[np.ndarray, np.ndarray | Tensor]:
         """The sums over all processes, on the host, and the coupling where its system is solved fastest."""
@@ -104,7 +119,8 @@ class Dual:
 
     def write(self, duals: np.ndarray) -> Point:
         """Fill the output at `duals`; the point describes what was written, rounding included."""
-        sums = torch.as_tensor(self.table.write(duals, self.on))
+        duals, given = self._as_used(duals)
+        sums = torch.as_tensor(self.table.write(given, self.on))
         self.passes += 1
         if self.group is not None:
             dist.all_reduce(sums, group=self.group)
@@ -135,21 +151,19 @@ class Dual:
         """
         assert point.curvature is not None
         curvature, sums = point.curvature, self.on * point.sums
-        gap = sums * self._log_ratio(sums)
-        degree = curvature.degree * self.on
-        candidates = [gap - sums * (gap.sum() / sums.sum())]
-        if degree.sum() > 0:
-            candidates.append(gap - degree * (gap.sum() / degree.sum()))
-        plain = (point.sums - self.counts) * self.on
-        candidates.append(plain - sums * (plain.sum() / sums.sum()))
-        for rhs in candidates:
+        gap, excess = sums * self._log_ratio(sums), sums - self.counts
+        for right_side, shift in ((gap, sums), (gap, curvature.degree * self.on), (excess, sums)):
+            rhs = right_side - shift * (right_side.sum() / max(shift.sum(), UNDERFLOW))
             move = curvature.solve(rhs, damping, CG_TOL * min(1.0, point.error))
             bend = float(move @ rhs) - damping * float(curvature.degree @ (move * move))
-            slope = float((self.counts - point.sums) @ move)
+            slope = -float(excess @ move)
             if slope < 0 and bend < -TRUST * max(1.0, point.error) * slope:
                 break
         if not math.isfinite(slope):
             move, slope, bend = np.zeros_like(move), 0.0, 0.0
+        if isinstance(curvature, ProductCurvature) and slope < 0:
+            move = self._within_reach(point, curvature, move)
+            slope = float((self.counts - point.sums) @ move)
         if self.group is not None:  # the same bits everywhere, even where processors differ
             shared = torch.from_numpy(move).to(self.table.device)
             dist.broadcast(shared, dist.get_global_rank(self.group, 0), group=self.group)
@@ -162,6 +176,18 @@ class Dual:
         if share < 1:
             duals = self.shifted(point.duals + share * move)
         return Step(duals, share * move, share * slope, share * share * bend)
+
+    def _within_reach(self, point: Point, curvature: ProductCurvature, move: np.ndarray) -> np.ndarray:
+        """The move with no class going further than its sum can be foretold.
+
+        With many classes some hold next to nothing but rows that are sure of them. Their curvature is nearly zero and
+        the step for them long, and on the way they meet rows that they did not see from here. A sum grows at most as
+        exp(h move) of its rows does, where the mean h of the rows that make it up now stands for them all.
+        """
+        mean_entropy = curvature.weight / np.maximum(point.sums, UNDERFLOW)
+        reach = (np.abs(self._log_ratio(point.sums)) + REACH) / np.maximum(mean_entropy, UNDERFLOW)
+        away = move - curvature.degree @ move / max(float(curvature.degree.sum()), UNDERFLOW)
+        return np.clip(away, -reach, reach)
 
 
 @dataclass

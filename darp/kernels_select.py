@@ -16,6 +16,18 @@ from darp.kernels_numba import njit
 NOISE = 1e-6  # added to every entry, and to both sides of the rescaling, as published
 
 
+BLOCK_ROWS = 8  # are looked at as one vector, so that a loop over few classes still is one of vectors
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _repeated(values: Any) -> Any:
+    """values [K] once for each row of a block."""
+    out = np.empty(BLOCK_ROWS * values.size, values.dtype)
+    for j in range(out.size):
+        out[j] = values[j % values.size]
+    return out
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
 def count_top(bits: Any, shift: Any, last: Any, histogram: Any) -> None:
     """histogram [K, > last] += counts of bits >> shift over a chunk bits [n, K] of unsigned integers.
@@ -61,28 +73,90 @@ def sum_above(bits: Any, probs: Any, threshold: Any, sums: Any) -> None:
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+def collect_bin(bits: Any, probs: Any, shift: Any, bins: Any, sums: Any, found: Any, place: Any) -> None:
+    """found[place [K]...] = the entries of a chunk whose bits >> shift is bins [K], in the order of their rows.
+
+    `place` moves on; sums [K] += the entries above their bin.
+    """
+    num_classes = bins.size
+    bin_of, totals = _repeated(bins), np.zeros(BLOCK_ROWS * num_classes)
+    all_bits, all_probs = bits.reshape(-1), probs.reshape(-1)
+    for first in range(0, bits.size, totals.size):
+        size = min(totals.size, bits.size - first)
+        b, p = all_bits[first : first + size], all_probs[first : first + size]
+        inside = 0
+        for j in range(size):
+            top = b[j] >> shift
+            totals[j] += p[j] if top > bin_of[j] else 0.0
+            inside += 1 if top == bin_of[j] else 0
+        if inside > 0:
+            for j in range(size):
+                if b[j] >> shift == bin_of[j]:
+                    found[place[j % num_classes]] = b[j]
+                    place[j % num_classes] += 1
+    for j in range(totals.size):
+        sums[j % num_classes] += totals[j]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def select_found(
+    found: Any, values: Any, start: Any, missing: Any, threshold: Any, ties: Any, sums: Any
+) -> None:
+    """The missing-th [K] largest entry of each class in `found`, class k's being start[:, k] of each chunk onwards.
+
+    start [chunks + 1, K]; threshold [K] its bits; sums [K] += the entries above it and, of those that equal it, the
+    first that are still missing, counted into ties [chunks, K]. `values` are the entries that `found` has the bits of.
+    """
+    chunks, num_classes = ties.shape
+    for k in range(num_classes):
+        first, last = start[0, k], start[chunks, k]
+        left = missing[k]
+        if left == 0:
+            continue
+        place = last - first - left
+        threshold[k] = np.partition(found[first:last], place)[place]
+        for j in range(first, last):
+            if found[j] > threshold[k]:
+                sums[k] += values[j]
+                left -= 1
+        for i in range(chunks):
+            for j in range(start[i, k], start[i + 1, k]):
+                if found[j] == threshold[k] and left > 0:
+                    sums[k] += values[j]
+                    ties[i, k] += 1
+                    left -= 1
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
 def keep_entries(bits: Any, probs: Any, threshold: Any, ties: Any, scale: Any, out: Any) -> None:
     """out [n, K] = the chunk with its kept entries times scale [K], the others 0, plus NOISE, rows normalised.
 
     Kept are entries above the threshold and the first ties [K] of those that equal it.
     """
-    rows, num_classes = bits.shape
-    left = ties.copy()
-    row = np.empty(num_classes)
-    for i in range(rows):
-        total = 0.0
+    num_classes = threshold.size
+    threshold_of, scale_of = _repeated(threshold), _repeated(scale)
+    kept, left = np.empty(BLOCK_ROWS * num_classes), ties.copy()
+    all_bits, all_probs, all_out = bits.reshape(-1), probs.reshape(-1), out.reshape(-1)
+    for first in range(0, bits.size, kept.size):
+        size = min(kept.size, bits.size - first)
+        b, p, o = (
+            all_bits[first : first + size],
+            all_probs[first : first + size],
+            all_out[first : first + size],
+        )
         equal = 0
-        for k in range(num_classes):
-            value = probs[i, k] * scale[k] if bits[i, k] > threshold[k] else 0.0
-            equal += 1 if bits[i, k] == threshold[k] else 0
-            row[k] = value + NOISE
-            total += value + NOISE
+        for j in range(size):
+            kept[j] = NOISE + (p[j] * scale_of[j] if b[j] > threshold_of[j] else 0.0)
+            equal += 1 if b[j] == threshold_of[j] else 0
         if equal > 0:
+            for j in range(size):
+                if b[j] == threshold_of[j] and left[j % num_classes] > 0:
+                    left[j % num_classes] -= 1
+                    kept[j] += p[j] * scale_of[j]
+        for r in range(size // num_classes):
+            total = 0.0
             for k in range(num_classes):
-                if bits[i, k] == threshold[k] and left[k] > 0:
-                    left[k] -= 1
-                    row[k] += probs[i, k] * scale[k]
-                    total += probs[i, k] * scale[k]
-        inverse = 1.0 / total
-        for k in range(num_classes):
-            out[i, k] = row[k] * inverse
+                total += kept[r * num_classes + k]
+            inverse = 1.0 / total
+            for k in range(num_classes):
+                o[r * num_classes + k] = kept[r * num_classes + k] * inverse

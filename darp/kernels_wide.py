@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from darp.kernels_numba import RELAXED, TINY, _exp, _log, _row_again, njit
+from darp.kernels_numba import RELAXED, TINY, TINY_32, _exp, _log, _row_again, njit
 
 FLUSH = 64  # rows summed in the table's own type before they join the float64 sums
 NEGLIGIBLE = 1e-30  # smaller entries of Y are zero: they carry no curvature, and denormal numbers are slow
@@ -44,31 +44,31 @@ def chunk_rows(
     write: bool,
     out: Any,
 ) -> bool:
-    """One pass over a chunk of rows with the class as the inner axis.
+    """One pass over a chunk of rows with the class as the inner axis, in the arithmetic of `duals`.
 
-    probs, out [n, K]; entropy [n], filled when `fresh`; duals [K] >= 0; active [K] 1.0 or 0.0.
+    probs, out [n, K]; entropy [n], filled when `fresh`; duals [K] >= 0 and active [K] 1.0 or 0.0, both of one type.
     sums [K + 2] += the column sums of X, then the rows' part of the dual (the last is the caller's).
     degree [K] += the diagonal of the Hessian, X^T h - diag(X^T diag(h) X).
     `out` becomes X when `write` (and the sums are those of the rounded values), else Y.
     Returns False when a row of `probs` is not a distribution (looked at only when `fresh`).
     """
     rows, num_classes = probs.shape
-    e = np.empty((num_classes, 1))
+    zero, one, tiny = duals.dtype.type(0), duals.dtype.type(1), TINY if duals.itemsize == 8 else TINY_32
+    e = np.empty((num_classes, 1), duals.dtype)
+    negligible = duals.dtype.type(NEGLIGIBLE)
     fine = True
     for i in range(rows):
         if fresh:
             fine = _row_entropy(probs[i], entropy, i) and fine
-        h = float(entropy[i])
-        z = 0.0
+        h = duals.dtype.type(entropy[i])
+        z = zero
         for k in range(num_classes):
             term = active[k] * probs[i, k] * _exp(-h * duals[k])
             e[k, 0] = term
             z += term
-        log_z = math.log(z) if z >= TINY else _row_again(probs[i], h, duals, active, e, 0)
-        if z < TINY:
-            z = 1.0
-        inverse, root = 1.0 / z, math.sqrt(h)
-        if h > 0.0:
+        log_z = math.log(float(z)) if z >= tiny else _row_again(probs[i], h, duals, active, e, 0)
+        inverse, root = one / z if z >= tiny else one, math.sqrt(h)
+        if h > zero:
             sums[num_classes] += log_z / h
         else:
             for k in range(num_classes):
@@ -81,9 +81,9 @@ def chunk_rows(
             for k in range(num_classes):
                 x = e[k, 0] * inverse
                 sums[k] += x
-                degree[k] += h * x * (1.0 - x)
+                degree[k] += h * x * (one - x)
                 y = root * x
-                out[i, k] = y if y > NEGLIGIBLE else 0.0
+                out[i, k] = y if y > negligible else zero
     return fine
 
 

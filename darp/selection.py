@@ -30,10 +30,8 @@ BIT_LEVELS = {
     4: ((20, 1 << 10), (10, 1 << 10), (0, 1 << 10)),
     8: ((50, 1 << 12), (38, 1 << 12), (25, 1 << 13), (12, 1 << 13), (0, 1 << 12)),
 }
+MOST_CANDIDATES = 4  # a quarter of the table
 PADDING = 16  # counters between classes, or the same bin of all would share one set of the cache
-CHUNK_ELEMENTS = (
-    1 << 18
-)  # each step over so many takes about 0.2 ms; there are five, and each wakes the threads
 
 
 @torch.no_grad()
@@ -100,27 +98,98 @@ def _on_cpu(probs: Tensor, counts: np.ndarray, wanted: np.ndarray, group: dist.P
 
     table = probs.numpy()
     bits = table.view(np.uint32 if probs.element_size() == 4 else np.uint64)
-    chunks = Chunks(len(table), len(counts), limit=max(1, table.size // CHUNK_ELEMENTS))
+    chunks = Chunks(len(table), len(counts))
     total_rows = len(table) if group is None else int(_shared(torch.tensor(len(table)), group))
-    threshold, ties = _thresholds(bits, chunks, np.minimum(wanted, total_rows).astype(np.int64), group)
-    sums = np.zeros((len(chunks), len(counts)))
+    keep = np.minimum(wanted, total_rows).astype(np.int64)
+    selected = None if group is not None else _few_candidates(table, bits, chunks, keep)
+    threshold, ties, kept = selected or _level_by_level(table, bits, chunks, keep, group)
     out = torch.empty_like(probs)
     refined = out.numpy()
+    scale = (counts + NOISE) / (kept + NOISE)
+
+    def write(i: int) -> None:
+        rows = chunks.rows[i]
+        kernels.keep_entries(bits[rows], table[rows], threshold, ties[i], scale, refined[rows])
+
+    chunks.each(write)
+    return out
+
+
+def _first_level(bits: np.ndarray, chunks: Chunks, num_classes: int) -> np.ndarray:
+    """Counts [chunks, K, bins + padding] of the entries by their highest bits."""
+    from darp import kernels_select as kernels
+
+    shift, size = BIT_LEVELS[bits.itemsize][0]
+    histogram = np.zeros((len(chunks), num_classes, size + PADDING), np.int32)
+    chunks.each(partial(_count, kernels.count_top, bits, chunks, histogram, (bits.dtype.type(shift),)))
+    return histogram
+
+
+def _few_candidates(
+    table: np.ndarray, bits: np.ndarray, chunks: Chunks, keep: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """`_level_by_level` in two readings of the table: the entries in the bin of each threshold are set aside.
+
+    None where these are many, as in a table with many equal entries.
+    """
+    from darp import kernels_select as kernels
+
+    num_classes = len(keep)
+    (shift, size), *_ = BIT_LEVELS[bits.itemsize]
+    histogram = _first_level(bits, chunks, num_classes)
+    missing, bins = keep.copy(), np.zeros(num_classes, np.int64)
+    together = histogram[:, :, :size].sum(0, dtype=np.int64)
+    _refuse_impossible(together)
+    kernels.find_bins(together, missing, bins)
+    inside = np.take_along_axis(histogram, bins[None, :, None], 2)[:, :, 0].astype(np.int64)  # [chunks, K]
+    inside[:, keep == 0] = 0
+    if inside.sum() > table.size / MOST_CANDIDATES:
+        return None
+    start = np.zeros((len(chunks) + 1, num_classes), np.int64)
+    np.cumsum(inside, 0, out=start[1:])
+    start += np.concatenate([[0], start[-1, :-1].cumsum()])
+    found = np.empty(int(inside.sum()), bits.dtype)
+    prefix = np.where(keep > 0, bins, np.iinfo(bits.dtype).max).astype(bits.dtype)
+    sums = np.zeros((len(chunks), num_classes))
+
+    def collect(i: int) -> None:
+        rows = chunks.rows[i]
+        kernels.collect_bin(
+            bits[rows], table[rows], bits.dtype.type(shift), prefix, sums[i], found, start[i].copy()
+        )
+
+    chunks.each(collect)
+    threshold = np.full(num_classes, np.iinfo(bits.dtype).max, bits.dtype)
+    ties, kept = np.zeros((len(chunks), num_classes), np.int64), sums.sum(0)
+    kernels.select_found(found, found.view(table.dtype), start, missing, threshold, ties, kept)
+    return threshold, ties, kept
+
+
+def _level_by_level(
+    table: np.ndarray, bits: np.ndarray, chunks: Chunks, keep: np.ndarray, group: dist.ProcessGroup | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What survives of each class: the bits [K] of its last entry, how many equal it in each chunk, the sum [K]."""
+    from darp import kernels_select as kernels
+
+    threshold, ties = _thresholds(bits, chunks, keep, group)
+    sums = np.zeros((len(chunks), len(keep)))
 
     def add(i: int) -> None:
         kernels.sum_above(bits[chunks.rows[i]], table[chunks.rows[i]], threshold, sums[i])
 
     chunks.each(add)
-    value = np.where(wanted > 0, threshold, 0).astype(bits.dtype).view(table.dtype).astype(np.float64)
-    kept = _shared(torch.from_numpy(sums.sum(0) + ties.sum(0) * value), group).numpy()
-    scale = (counts + NOISE) / (kept + NOISE)
+    value = np.where(keep > 0, threshold, 0).astype(bits.dtype).view(table.dtype).astype(np.float64)
+    return threshold, ties, _shared(torch.from_numpy(sums.sum(0) + ties.sum(0) * value), group).numpy()
 
-    def keep(i: int) -> None:
-        rows = chunks.rows[i]
-        kernels.keep_entries(bits[rows], table[rows], threshold, ties[i], scale, refined[rows])
 
-    chunks.each(keep)
-    return out
+def _refuse_impossible(together: np.ndarray) -> None:
+    """ValueError if the last bin of the first level, where no probability is, holds anything."""
+    bad = together[:, -1]
+    if bad.any():
+        raise ValueError(
+            f"probs has {bad.sum()} entries that are negative, not finite or far above 1, the first in class "
+            f"{np.flatnonzero(bad)[0]}: give probabilities, such as a softmax"
+        )
 
 
 def _thresholds(
@@ -134,20 +203,15 @@ def _thresholds(
     prefix = np.zeros(len(keep), bits.dtype)
     above = 0
     for level, (shift, size) in enumerate(BIT_LEVELS[bits.itemsize]):
-        histogram = np.zeros((len(chunks), len(keep), size + PADDING), np.int32)
-
         if level == 0:
-            chunks.each(partial(_count, kernels.count_top, bits, chunks, histogram, (unsigned(shift),)))
+            histogram = _first_level(bits, chunks, len(keep))
         else:
+            histogram = np.zeros((len(chunks), len(keep), size + PADDING), np.int32)
             known = (prefix, unsigned(above), unsigned(shift))
             chunks.each(partial(_count, kernels.count_below, bits, chunks, histogram, known))
         together = _shared(torch.from_numpy(histogram[:, :, :size].sum(0, dtype=np.int64)), group).numpy()
-        if level == 0 and together[:, -1].any():
-            bad = together[:, -1]
-            raise ValueError(
-                f"probs has {bad.sum()} entries that are negative, not finite or far above 1, the first in class "
-                f"{np.flatnonzero(bad)[0]}: give probabilities, such as a softmax"
-            )
+        if level == 0:
+            _refuse_impossible(together)
         kernels.find_bins(together, missing, bins)
         prefix = (prefix << unsigned(size.bit_length() - 1)) | bins.astype(bits.dtype)
         above = shift

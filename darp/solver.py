@@ -46,6 +46,8 @@ COARSE_STRIDE = 16
 COARSE_CLASSES = 32  # with few classes only: the sample must show each of them
 COARSE_SHARE = 30.0  # rows of the sample that the smallest class is due
 COARSE_TOL = 1e-3
+ROUGH_TOL = 5e-7  # passes in float32 are of no use for less
+ROUGH_PASSES = 30  # what takes longer may need the digits
 COARSE_PASSES = 16  # over the sample: what one pass over the table costs
 SUM_ROUNDING = 1e-6  # relative error of sum(target_counts) that float32 counts explain
 
@@ -95,18 +97,19 @@ def solve(
         raise ValueError(f"tol {tol}, max_iter {max_iter}: use a positive tolerance and at least one pass")
     probs = probs.detach().contiguous()
     refined = torch.empty_like(probs)
-    dual = Dual(_table(probs, refined, group), counts, num_rows, group)
+    rough = probs.device.type == "cpu" and probs.dtype == torch.float32 and group is None and tol >= ROUGH_TOL
+    dual = Dual(_table(probs, refined, group), counts, num_rows, group, rough)
     try:
         coarse_passes = 0.0
         if warm_start is not None:
             start = _checked_start(warm_start, counts)
         else:
-            start, coarse_passes = _coarse_start(probs, counts, num_rows, offset, group)
+            start, coarse_passes = _coarse_start(probs, counts, num_rows, offset, group, rough)
         point = _first_point(dual, start)
-        point, written = descend(dual, point, tol, max_iter - 1, write=True)
-        unrounded = point.residual
-        if not written:
-            point = dual.write(point.duals)
+        point, unrounded = _solved(dual, point, tol, min(max_iter, ROUGH_PASSES) if rough else max_iter)
+        if dual.rough and point.residual > tol and dual.passes < max_iter:
+            dual.rough = False
+            point, unrounded = _solved(dual, dual.measure(point.duals), tol, max_iter)
     except NotADistributionError:
         raise ValueError(_bad_row(probs)) from None
     converged = point.residual <= tol
@@ -173,8 +176,19 @@ def _first_point(dual: Dual, start: np.ndarray) -> Point:
     return dual.measure(np.zeros_like(start)) if point.value > 0 and start.any() else point
 
 
+def _solved(dual: Dual, point: Point, tol: float, max_iter: int) -> tuple[Point, float]:
+    """Newton steps from `point`, and the output; the point describes it, the number is its residual if not rounded."""
+    point, written = descend(dual, point, tol, max_iter - 1, write=True)
+    return (point if written else dual.write(point.duals)), point.residual
+
+
 def _coarse_start(
-    probs: Tensor, counts: np.ndarray, num_rows: int, offset: int, group: dist.ProcessGroup | None
+    probs: Tensor,
+    counts: np.ndarray,
+    num_rows: int,
+    offset: int,
+    group: dist.ProcessGroup | None,
+    rough: bool,
 ) -> tuple[np.ndarray, float]:
     """Duals of a sample, every COARSE_STRIDE-th row of the whole table, and the passes that it cost."""
     zero = np.zeros_like(counts)
@@ -183,7 +197,9 @@ def _coarse_start(
         return zero, 0.0
     sample = probs[-offset % COARSE_STRIDE :: COARSE_STRIDE].contiguous()
     rows, _ = _rows_of_all(sample, group)
-    dual = Dual(_table(sample, torch.empty_like(sample), group), counts * (rows / num_rows), rows, group)
+    dual = Dual(
+        _table(sample, torch.empty_like(sample), group), counts * (rows / num_rows), rows, group, rough
+    )
     point, _ = descend(dual, dual.measure(zero), COARSE_TOL, COARSE_PASSES, write=False)
     return point.duals, dual.passes * rows / num_rows
 
