@@ -72,6 +72,7 @@ def _summary(options: argparse.Namespace) -> int:
     rows = final_figures(group_runs(runs), COLUMNS)
     _console().print(terminal_table(rows, COLUMNS))
     if options.csv:
+        options.csv.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(options.csv, as_csv(rows))
     if options.markdown:
         options.markdown.parent.mkdir(parents=True, exist_ok=True)

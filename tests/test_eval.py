@@ -95,7 +95,7 @@ def test_the_summary_is_the_mean_of_the_last_20_epochs_over_seeds(tmp_path, caps
     for seed, level in enumerate((0.5, 0.7)):
         write_run(tmp_path / "runs" / f"s{seed}", seed, [0.0] * 5 + [level - 0.1, level + 0.1] * 10)
         write_run(tmp_path / "runs" / f"d{seed}", seed, [level] * 25, darp=True, refine="darp")
-    table, page = tmp_path / "t.csv", tmp_path / "docs" / "t.md"
+    table, page = tmp_path / "tables" / "t.csv", tmp_path / "docs" / "t.md"
     words = [
         "summary",
         str(tmp_path / "runs"),

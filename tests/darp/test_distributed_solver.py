@@ -34,6 +34,8 @@ for name, probs, counts, bounds in pickle.load(open(f"{folder}/problems", "rb"))
     except ValueError as error:
         results.append(str(error))
 pickle.dump(results, open(f"{folder}/{rank}", "wb"))
+dist.barrier()
+del group  # or its threads would live on into the end of the process, which then now and then aborts
 dist.destroy_process_group()
 """
 
