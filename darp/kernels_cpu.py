@@ -21,7 +21,7 @@ from darp.kernels_curvature import ProductCurvature
 
 CHUNK_ELEMENTS = 1 << 18  # so many take about 0.1 ms a pass; to wake a thread may take as long
 MAX_CHUNKS = 16  # each has its own sums
-WIDE_CLASSES = 64  # from here on conjugate gradients beat the dense curvature
+WIDE_CLASSES = 128  # from here on conjugate gradients beat the dense curvature
 
 
 @lru_cache(maxsize=4)
@@ -102,7 +102,7 @@ class CpuTable:
 
         k = self.num_classes
         padded = -(-k // kernels.BLOCK) * kernels.BLOCK if couple else 1
-        tile = kernels.TILE if k <= WIDE_CLASSES else kernels.WIDE_TILE
+        tile = kernels.tile_rows(k)
         active = active.astype(duals.dtype)
         sums = np.zeros((len(self.chunks), k + 2))
         coupling = np.zeros((len(self.chunks), padded, padded))

@@ -22,8 +22,6 @@ from numba import extending, types
 njit: Any = numba.njit  # their annotations describe the decorators, not what they make of a function
 intrinsic: Any = extending.intrinsic
 
-TILE = 128  # rows; 128 x 10 float64 sit in the first-level cache
-WIDE_TILE = 32  # for many classes: 32 x 1000 float64 sit in the second-level cache
 BLOCK = 4  # classes per register block of the curvature; arrays are padded to it
 
 TINY = 1e-240  # a row whose sum falls below is computed again around its own largest term
@@ -52,6 +50,11 @@ EXPONENT_MASK_32 = np.int32(-0x800000)
 BIAS_32, MANTISSA_32 = np.int32(127), np.int32(23)
 TAYLOR_32 = tuple(F(1 / math.factorial(n)) for n in range(8))
 ATANH_32 = tuple(F(2 / n) for n in (1, 3, 5, 7, 9))
+
+
+def tile_rows(num_classes: int) -> int:
+    """Rows of a tile: of few classes it fits the first-level cache, of many the second-level one."""
+    return 128 if num_classes <= 48 else 64 if num_classes <= 128 else 32
 
 
 def _reinterpret(name: str, source: Any, target: Any, of: Callable[[], Any]) -> Any:
