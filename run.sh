@@ -84,7 +84,7 @@ sweep() {
     "$python" -m sweeps run "$file" "$@"
     case $name/" $* " in
     */*" --dry-run "*) ;;
-    imbalance_*)
+    imbalance_* | methods_*)
         "$python" eval.py summary "result/$name" --markdown "docs/results/$name.md" --csv "docs/results/$name.csv" \
             --title "$name" --note "Runs: \`./run.sh $name${*:+ $*}\`"
         ;;

@@ -36,7 +36,7 @@ INCIDENTAL_FIELDS = frozenset(
         "tracker", "entity", "project", "group", "tags", "notes", "wandb_mode", "sweep", "quiet",
         "progress", "class_names", "labeled_counts", "labeled_counts_asked", "unlabeled_counts",
         "unlabeled_counts_asked", "warnings", "checkpoint", "estimation_dir",
-        "alerts", "stop_on_collapse",
+        "alerts", "stop_on_collapse", "estimate",
     }
 )  # fmt: skip
 # Fields that only mean something when DARP is on: a run and its counterpart with DARP agree on all others.

@@ -89,6 +89,15 @@ def test_runs_that_differ_by_the_seed_alone_form_one_group(tmp_path):
         assert members[0].counterpart_key() == members[1].counterpart_key()
 
 
+def test_runs_whose_seeds_drew_other_labels_share_a_group_although_their_estimates_are_other_files(tmp_path):
+    for seed in range(2):
+        write_run(tmp_path, f"seed {seed}", seed=seed, est=True, estimate=f"estimation/s{seed}.json")
+
+    (members,) = group_runs(find_runs([tmp_path])[0]).values()
+
+    assert [len(group.runs) for group in members] == [2]
+
+
 def test_configurations_of_one_regime_are_told_apart_by_the_fields_that_differ(tmp_path):
     for alpha in (1.0, 2.0):
         write_run(tmp_path, f"alpha {alpha}", darp=True, alpha=alpha)
