@@ -20,7 +20,7 @@ from semi.scoring import score, show
 from semi.trained import load_trained
 from tracking.local import write_atomically
 from tracking.runs import find_runs, group_runs, printable
-from tracking.summary import COLUMNS, as_csv, as_markdown, provenance
+from tracking.summary import COLUMNS, as_csv, as_markdown, gains, provenance
 from tracking.table import final_figures, terminal_table
 
 
@@ -69,7 +69,8 @@ def _summary(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 2
-    rows = final_figures(group_runs(runs), COLUMNS)
+    groups = group_runs(runs)
+    rows = final_figures(groups, COLUMNS)
     _console().print(terminal_table(rows, COLUMNS))
     if options.csv:
         options.csv.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +79,7 @@ def _summary(options: argparse.Namespace) -> int:
         options.markdown.parent.mkdir(parents=True, exist_ok=True)
         command = shlex.join(["python3", "eval.py", *sys.argv[1:]])
         about = provenance(runs, command, options.note, Path(__file__).parent)
-        write_atomically(options.markdown, as_markdown(rows, options.title, about))
+        write_atomically(options.markdown, as_markdown(rows, options.title, about, gains(groups)))
     return 0
 
 

@@ -120,6 +120,32 @@ def test_the_summary_is_the_mean_of_the_last_20_epochs_over_seeds(tmp_path, caps
     assert "60.0 ± 14.1" in capsys.readouterr().out
 
 
+def test_the_page_says_what_darp_gained_seed_by_seed_and_where_it_did_not(tmp_path):
+    for seed, (plain, darp) in enumerate([(0.5, 0.6), (0.7, 0.9), (0.6, 0.57)]):
+        write_run(tmp_path / "runs" / f"s{seed}", seed, [plain] * 20)
+        write_run(tmp_path / "runs" / f"d{seed}", seed, [darp] * 20, darp=True, refine="darp")
+        write_run(tmp_path / "runs" / f"m{seed}", seed, [plain] * 20, semi_method="mix")
+        write_run(
+            tmp_path / "runs" / f"n{seed}",
+            seed,
+            [plain - 0.1] * 20,
+            semi_method="mix",
+            darp=True,
+            refine="darp",
+        )
+    page = tmp_path / "t.md"
+    assert program.main(["summary", str(tmp_path / "runs"), "--markdown", str(page)]) == 0
+    said = page.read_text()
+    assert (
+        "- FixMatch + DARP less FixMatch, seed by seed: bACC +9.0 ± 11.5 "
+        "(higher on 2 of 3; **not a gain on every seed**), GM " in said
+    )
+    assert (
+        "MixMatch + DARP less MixMatch, seed by seed: bACC -10.0 ± 0.0 (higher on 0 of 3; **no gain**)"
+        in said
+    )
+
+
 def test_a_summary_of_nothing_is_refused(tmp_path, capsys):
     assert program.main(["summary", str(tmp_path)]) == 2
     assert "no run in" in capsys.readouterr().err

@@ -178,13 +178,18 @@ def epochs_text(runs: Sequence[Run]) -> str:
     )
 
 
+def heading_of(regime: Regime) -> str:
+    """The regime as the tables head it: `digits, 1 label a class`."""
+    return f"{regime.dataset}, {regime.label}"
+
+
 def _mean_alone(figure: Statistic | None) -> Statistic | None:
     return None if figure is None else Statistic(figure.mean, None, figure.n)
 
 
 def _row(regime: Regime, group: Group, columns: Sequence[Column]) -> FiguresRow:
     return FiguresRow(
-        regime=f"{regime.dataset}, {regime.label}",
+        regime=heading_of(regime),
         run=group.label,
         darp=group.darp,
         seeds=tuple(run.seed for run in group.runs),
