@@ -39,8 +39,10 @@ def start(server: WandbServer, tmp_path: Path) -> Iterator[Callable[..., subproc
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def make_sweep(server: WandbServer, folder: Path, macro: str, **parameters) -> tuple[str, Sweep]:
-    """`wandb sweep` on a grid over `parameters`; (its path for an agent, what the server knows of it)."""
+def make_sweep(
+    server: WandbServer, folder: Path, macro: str, search: dict | None = None, **parameters
+) -> tuple[str, Sweep]:
+    """`wandb sweep` on a grid (or `search`) over `parameters`; (its path for an agent, what the server knows of it)."""
     given = {"out": "out", "resume": "auto"} | TINY
     fixed = {name: {"value": value} for name, value in given.items() if name not in parameters}
     varied = {name: {"values": v} if isinstance(v, list) else {"value": v} for name, v in parameters.items()}
@@ -50,7 +52,7 @@ def make_sweep(server: WandbServer, folder: Path, macro: str, **parameters) -> t
         "metric": {"name": "test/bacc", "goal": "maximize"},
         "parameters": fixed | varied,
         "command": ["${env}", "${interpreter}", "${program}", macro],
-    }
+    } | (search or {})
     (folder / "s.yaml").write_text(yaml.safe_dump(content))
     said = subprocess.run(
         ["wandb", "sweep", "--entity=lab", "--project=p", "s.yaml"],
@@ -66,6 +68,23 @@ def epochs_of(server: WandbServer, trial: str) -> list[int]:
     return [row["epoch"] for row in server.runs[trial].history] if trial in server.runs else []
 
 
+def devices_of_trainings(agent: subprocess.Popen[bytes]) -> set[str]:
+    """CUDA_VISIBLE_DEVICES of the trainings that run in the session of this agent."""
+    return {device for p in Path("/proc").glob("[0-9]*") if (device := device_of_training(p, agent.pid))}
+
+
+def device_of_training(process: Path, session: int) -> str | None:
+    """The same of one process; None if it is none of that session's trainings, or has ended."""
+    try:
+        number = int((process / "stat").read_text().rsplit(")", 1)[1].split()[3])
+        if number != session or b"train_with_wandb.py" not in (process / "cmdline").read_bytes():
+            return None
+        variables = (process / "environ").read_bytes().decode().split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return dict(v.split("=", 1) for v in variables if "=" in v).get("CUDA_VISIBLE_DEVICES")
+
+
 def test_two_agents_share_a_sweep_with_booleans_in_both_spellings_and_none(
     server: WandbServer, tmp_path: Path, start
 ) -> None:
@@ -73,6 +92,8 @@ def test_two_agents_share_a_sweep_with_booleans_in_both_spellings_and_none(
         server, tmp_path, "${args}", epochs=2, darp=[True, False], wandb_artifacts="False", lambda_u=None
     )
     agents = [start("wandb", "agent", path, CUDA_VISIBLE_DEVICES=str(k)) for k in range(2)]
+    for k in range(2):  # an agent a GPU: its trainings see that one alone
+        assert server.wait_until(lambda k=k: devices_of_trainings(agents[k]) == {str(k)}, 120)
     assert [agent.wait(180) for agent in agents] == [0, 0]
     assert sorted(trial.state for trial in sweep.trials.values()) == ["finished"] * 2
     runs = list(server.runs.values())
@@ -133,3 +154,32 @@ def test_a_dead_agent_is_replaced_and_its_trial_can_be_finished_by_hand(
     assert set(server.runs) == {lost, other}
     assert epochs_of(server, lost) == list(range(40))
     assert server.runs[lost].state == "finished"
+
+
+def test_a_trial_that_hyperband_ends_keeps_its_rows_and_the_agent_goes_on(
+    server: WandbServer, tmp_path: Path, start
+) -> None:
+    """Which trial is behind is for the service to say; what the agent and the training do about it is tested here."""
+    hyperband = {"early_terminate": {"type": "hyperband", "min_iter": 2}, "run_cap": 2, "method": "bayes"}
+    path, sweep = make_sweep(
+        server, tmp_path, "${args_no_boolean_flags}", hyperband, epochs=[60, 61], darp=True
+    )
+    agent = start("wandb", "agent", path)
+    assert server.wait_until(lambda: any(len(run.history) >= 2 for run in server.runs.values()), 120)
+    (behind,) = sweep.trials
+    sweep.stop(behind)
+    assert agent.wait(240) == 0
+    assert [command["type"] for command in sweep.commands if command["type"] != "stop"] == [
+        "run",
+        "run",
+        "exit",
+    ]
+    assert sweep.trials[behind].state == "failed"
+    assert server.runs[behind].exit_code == 128 + signal.SIGTERM
+    (folder,) = (tmp_path / "out").glob(f"*_{behind}")
+    logged = [row["epoch"] for row in rows(folder)]
+    assert 2 <= len(logged) < 60
+    assert epochs_of(server, behind) == logged, "the server has every row that the folder has"
+    assert (folder / "checkpoint.pt").exists()
+    (other,) = set(sweep.trials) - {behind}
+    assert (sweep.trials[other].state, server.runs[other].exit_code) == ("finished", 0)
