@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -56,14 +57,21 @@ class Hopeless(SystemExit):
         super().__init__(HOPELESS_EXIT)
 
 
-def alerts(rows: Sequence[Row], *, thresholded: bool = True) -> list[Alert]:
+def alerts(rows: Sequence[Row], *, thresholded: bool = True, refined_from: int = 0) -> list[Alert]:
     """The first alert of each kind, in the order of the epochs.
 
     Args:
         rows: rows of consecutive epochs, oldest first, under the keys of `tracking.metrics.ROW`.
         thresholded: whether the method trains on confident rows alone; else the mask rate means nothing.
+        refined_from: first epoch with refinement. What it is there to mend is no news before.
     """
-    checks: list[Callable[[Sequence[Row]], Alert | None]] = [_loss, _collapse, _dead_class, _unconverged]
+    settled = max(GRACE, refined_from)
+    checks: list[Callable[[Sequence[Row]], Alert | None]] = [
+        _loss,
+        partial(_collapse, settled),
+        partial(_dead_class, settled),
+        _unconverged,
+    ]
     checks += [_nothing_selected, _everything_selected] if thresholded else []
     found: dict[str, Alert] = {}
     for end in range(1, len(rows) + 1):
@@ -86,10 +94,10 @@ def _shares(row: Row, table: str) -> list[float]:
     return shares
 
 
-def _lasting(rows: Sequence[Row], length: int, holds: Callable[[Row], bool]) -> bool:
-    """Whether it holds in each of the last `length` rows, all of them past the grace."""
+def _lasting(rows: Sequence[Row], length: int, holds: Callable[[Row], bool], settled: int = GRACE) -> bool:
+    """Whether it holds in each of the last `length` rows, all of them from epoch `settled` on."""
     last = rows[-length:]
-    return len(last) == length and last[0]["epoch"] >= GRACE and all(map(holds, last))
+    return len(last) == length and last[0]["epoch"] >= settled and all(map(holds, last))
 
 
 def _loss(rows: Sequence[Row]) -> Alert | None:
@@ -114,8 +122,8 @@ def _collapsed(row: Row) -> bool:
     return bool(shares and target) and effective_classes(shares) < COLLAPSED_SHARE * effective_classes(target)
 
 
-def _collapse(rows: Sequence[Row]) -> Alert | None:
-    if not _lasting(rows, STREAK, _collapsed):
+def _collapse(settled: int, rows: Sequence[Row]) -> Alert | None:
+    if not _lasting(rows, STREAK, _collapsed, settled):
         return None
     row = rows[-1]
     now, wanted = (effective_classes(_shares(row, table)) for table in ("refined", "target"))
@@ -143,8 +151,8 @@ def _dead(row: Row) -> list[int]:
     ]
 
 
-def _dead_class(rows: Sequence[Row]) -> Alert | None:
-    if not _lasting(rows, STREAK, lambda row: bool(_dead(row))):
+def _dead_class(settled: int, rows: Sequence[Row]) -> Alert | None:
+    if not _lasting(rows, STREAK, lambda row: bool(_dead(row)), settled):
         return None
     last = rows[-STREAK:]
     dead = sorted(set(_dead(last[0])).intersection(*map(_dead, last[1:])))
@@ -206,6 +214,12 @@ def _everything_selected(rows: Sequence[Row]) -> Alert | None:
     )
 
 
+def _first_refined(config: Mapping[str, Any]) -> int:
+    """The first epoch with refinement; 0 where there is none in this run."""
+    first = int(config.get("warm", -1)) + 1
+    return first if config.get("refine", "none") != "none" and first < config.get("epochs", 0) else 0
+
+
 class AlertTracker:
     """Watches the rows of a run. Comes after the local tracker, whose file holds the epochs before a resume.
 
@@ -221,19 +235,21 @@ class AlertTracker:
         self.stop = stop
         self._rows: list[Row] = []
         self._told: set[str] = set()
-        self._thresholded = True
+        self._alerts: Callable[[Sequence[Row]], list[Alert]] = alerts
 
     def start(self, config: Mapping[str, Any], state: Mapping[str, Any], first_epoch: int) -> None:
-        self._thresholded = config.get("semi_method") in THRESHOLDED
+        self._alerts = partial(
+            alerts, thresholded=config.get("semi_method") in THRESHOLDED, refined_from=_first_refined(config)
+        )
         metrics = self.folder / "metrics.jsonl"
         lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
         self._rows = [row for line in lines if (row := json.loads(line))["epoch"] < first_epoch]
-        self._told = {alert.kind for alert in alerts(self._rows, thresholded=self._thresholded)}
+        self._told = {alert.kind for alert in self._alerts(self._rows)}
         self._rows = self._rows[-MASK_STREAK:]
 
     def log(self, row: Row) -> None:
         self._rows = [*self._rows, row][-MASK_STREAK - STREAK :]
-        found = alerts(self._rows, thresholded=self._thresholded)
+        found = self._alerts(self._rows)
         for alert in found:
             if alert.kind not in self._told:
                 for tell in self.tell:

@@ -101,13 +101,40 @@ def test_a_threshold_that_no_longer_selects_is_told_to_methods_that_use_one(mask
     assert kinds([r | {"test/bacc": 0.95} for r in rows]) == ([kind] if mask == 0 else [])
 
 
-def watch(folder: Path, rows, told: list[Alert], *, first_epoch: int = 0, stop: bool = False) -> None:
+def watch(
+    folder: Path, rows, told: list[Alert], *, first_epoch: int = 0, stop: bool = False, **config
+) -> None:
     tracker = AlertTracker(folder, [told.append], stop=stop)
-    tracker.start({"semi_method": "fix"}, {}, first_epoch)
+    tracker.start({"semi_method": "fix"} | config, {}, first_epoch)
     for r in rows:
         with (folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(r) + "\n")
         tracker.log(r)
+
+
+def test_what_refinement_will_mend_is_no_news_before_it_begins() -> None:
+    mended = [row(epoch, refined=TWO_LEFT, hard=LOST_ONE) for epoch in range(20)] + [row(20), row(21)]
+    assert kinds(mended) == ["collapse", "dead class"]
+    assert kinds(mended, refined_from=20) == []
+    lasting = [row(epoch, refined=TWO_LEFT, hard=LOST_ONE) for epoch in range(20 + STREAK)]
+    assert [(alert.kind, alert.epoch) for alert in alerts(lasting, refined_from=20)] == [
+        ("collapse", 20 + STREAK - 1),
+        ("dead class", 20 + STREAK - 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"refine": "darp", "warm": 24, "epochs": 60}, []),
+        ({"refine": "none", "warm": 24, "epochs": 60}, ["collapse"]),
+        ({"refine": "darp", "warm": 500, "epochs": 60}, ["collapse"]),  # it will not begin at all
+    ],
+)
+def test_a_run_whose_refinement_is_still_to_come_is_not_given_up(tmp_path: Path, config, expected) -> None:
+    told: list[Alert] = []
+    watch(tmp_path, [row(epoch, refined=TWO_LEFT, hard=EVEN) for epoch in range(25)], told, **config)
+    assert [alert.kind for alert in told] == expected
 
 
 def test_each_kind_is_told_once_a_run_also_over_a_resume(tmp_path: Path) -> None:
