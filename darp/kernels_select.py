@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from darp.kernels_numba import njit
+from darp.kernels_math import njit
 
 NOISE = 1e-6  # added to every entry, and to both sides of the rescaling, as published
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from darp.kernels_numba import RELAXED, TINY, TINY_32, _exp, _log, _row_again, njit
+from darp.kernels_math import exp_, log_, njit
+from darp.kernels_numba import RELAXED, TINY, TINY_32, _row_again
 
 FLUSH = 64  # rows summed in the table's own type before they join the float64 sums
 NEGLIGIBLE = 1e-30  # smaller entries of Y are zero: they carry no curvature, and denormal numbers are slow
@@ -26,7 +27,7 @@ def _row_entropy(row: Any, entropy: Any, i: int) -> bool:
     for k in range(row.size):
         a = float(row[k])
         total += a
-        surprise -= a * _log(a)
+        surprise -= a * log_(a)
         negative += 1.0 if a < 0.0 else 0.0
     entropy[i] = max(surprise / total + math.log(total), 0.0) if total > 0.0 else 0.0
     return abs(total - 1.0) <= 1e-3 and negative == 0.0
@@ -63,7 +64,7 @@ def chunk_rows(
         h = duals.dtype.type(entropy[i])
         z = zero
         for k in range(num_classes):
-            term = active[k] * probs[i, k] * _exp(-h * duals[k])
+            term = active[k] * probs[i, k] * exp_(-h * duals[k])
             e[k, 0] = term
             z += term
         log_z = math.log(float(z)) if z >= tiny else _row_again(probs[i], h, duals, active, e, 0)

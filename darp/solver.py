@@ -23,6 +23,10 @@ A row of zero entropy (exact one-hot) has infinite weight and stays. A zero entr
 gets nothing; a row that knows only such classes stays too. Where that makes the target unreachable the solution says
 so in `converged` and `reason`.
 
+On a CPU, passes over a float32 table are computed in float32 as long as the exponents h nu are small and `tol` allows
+it, with float64 sums; where that does not reach `tol`, the rest is float64. The residual is always that of the rounded
+table that is returned.
+
 Memory beyond `probs` and `refined`: O(chunk x K), and K x K per chunk.
 """
 

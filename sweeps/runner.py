@@ -78,6 +78,8 @@ def run(sweep: Sweep, *, jobs: int, count: int | None, gpus: Sequence[str], dry_
             print(f"[{number + 1}/{len(cells)}] {shlex.join(commands[number])}", flush=True)
             process = subprocess.Popen(commands[number], env=environment)
             running.add(process)
+            if stopping:  # the request came while it was being started
+                process.send_signal(signal.SIGTERM)
             code = process.wait()
             running.discard(process)
         free_gpus.put(gpu)

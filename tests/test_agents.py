@@ -1,5 +1,6 @@
 """Sweeps as users run them: the real `wandb sweep` and `wandb agent`, our program, a stand-in server."""
 
+import contextlib
 import os
 import re
 import signal
@@ -35,8 +36,7 @@ def start(server: WandbServer, tmp_path: Path) -> Iterator[Callable[..., subproc
 
     yield starting
     for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        kill_session(process.pid)
 
 
 def make_sweep(
@@ -68,6 +68,27 @@ def epochs_of(server: WandbServer, trial: str) -> list[int]:
     return [row["epoch"] for row in server.runs[trial].history] if trial in server.runs else []
 
 
+def kill_session(session: int) -> None:
+    """SIGKILL for an agent, the trainings that it put in process groups of their own, and their W&B processes."""
+    members = {int(p.name) for p in Path("/proc").glob("[0-9]*") if session_of(p) == session}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            words = (process / "cmdline").read_bytes().decode().split("\0")
+            if words[0].endswith("wandb-core") and int(words[words.index("--pid") + 1]) in members:
+                members.add(int(process.name))
+    for number in members:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+
+
+def session_of(process: Path) -> int | None:
+    """The session of /proc/NUMBER; None if it has ended."""
+    try:
+        return int((process / "stat").read_text().rsplit(")", 1)[1].split()[3])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
 def devices_of_trainings(agent: subprocess.Popen[bytes]) -> set[str]:
     """CUDA_VISIBLE_DEVICES of the trainings that run in the session of this agent."""
     return {device for p in Path("/proc").glob("[0-9]*") if (device := device_of_training(p, agent.pid))}
@@ -75,9 +96,10 @@ def devices_of_trainings(agent: subprocess.Popen[bytes]) -> set[str]:
 
 def device_of_training(process: Path, session: int) -> str | None:
     """The same of one process; None if it is none of that session's trainings, or has ended."""
+    if session_of(process) != session:
+        return None
     try:
-        number = int((process / "stat").read_text().rsplit(")", 1)[1].split()[3])
-        if number != session or b"train_with_wandb.py" not in (process / "cmdline").read_bytes():
+        if b"train_with_wandb.py" not in (process / "cmdline").read_bytes():
             return None
         variables = (process / "environ").read_bytes().decode().split("\0")
     except (FileNotFoundError, ProcessLookupError):
@@ -119,7 +141,8 @@ def test_a_preempted_trial_is_requeued_and_goes_on_in_its_own_run(
     assert (run.preempting, run.exit_code) == (True, 128 + signal.SIGTERM)
     (folder,) = (tmp_path / "out").iterdir()
     assert (folder / "checkpoint.pt").exists()
-    assert len(rows(folder)) < 60, "it was stopped on its way"
+    before = (folder / "metrics.jsonl").read_text()
+    assert len(before.splitlines()) < 60, "it was stopped on its way"
     assert start("wandb", "agent", path).wait(180) == 0
     assert (trial.state, trial.attempts) == ("finished", 2)
     assert [command["type"] for command in sweep.commands] == ["run", "resume", "exit"]
@@ -127,32 +150,40 @@ def test_a_preempted_trial_is_requeued_and_goes_on_in_its_own_run(
     assert list(server.runs) == [trial.run]
     assert epochs_of(server, trial.run) == list(range(60))
     assert [row["epoch"] for row in rows(folder)] == list(range(60))
+    after = (folder / "metrics.jsonl").read_text()
+    assert after.startswith(before), "it went on and did not start again: a new start would take other times"
     assert server.runs[trial.run].exit_code == 0
 
 
 def test_a_dead_agent_is_replaced_and_its_trial_can_be_finished_by_hand(
     server: WandbServer, tmp_path: Path, start
 ) -> None:
-    path, sweep = make_sweep(server, tmp_path, "${args_no_boolean_flags}", epochs=40, seed=[0, 1])
+    path, sweep = make_sweep(server, tmp_path, "${args_no_boolean_flags}", epochs=80, seed=[0, 1])
     agent = start("wandb", "agent", path)
-    assert server.wait_until(lambda: any(len(run.history) >= 2 for run in server.runs.values()), 120)
-    os.killpg(agent.pid, signal.SIGKILL)  # the machine is gone: agent, training and W&B's own process
+    assert server.wait_until(
+        lambda: any(len(rows(f.parent)) >= 2 for f in (tmp_path / "out").glob("*/metrics.jsonl")), 120
+    )
+    kill_session(agent.pid)  # the machine is gone: agent, training and W&B's own process
     agent.wait(30)
     (lost,) = sweep.trials
+    (folder,) = (tmp_path / "out").glob(f"*_{lost}")
+    before = len(rows(folder))
+    assert before < 80, "it died on its way"
     server.lose_agents(sweep.name)
     assert start("wandb", "agent", path).wait(180) == 0
     (other,) = set(sweep.trials) - {lost}
     assert sweep.trials[other].state == "finished"
-    assert epochs_of(server, other) == list(range(40))
-    (folder,) = (tmp_path / "out").glob(f"*_{lost}")
-    flags = TINY | {"epochs": 40, "seed": sweep.trials[lost].args["seed"]}
+    assert epochs_of(server, other) == list(range(80))
+    assert len(rows(folder)) == before
+    flags = TINY | {"epochs": 80, "seed": sweep.trials[lost].args["seed"]}
     program = [sys.executable, str(ROOT / "train_with_wandb.py"), *(f"--{k}={v}" for k, v in flags.items())]
     assert (
         start(*program, f"--resume={folder}/checkpoint.pt", WANDB_PROJECT="p", WANDB_ENTITY="lab").wait(120)
         == 0
     )
     assert set(server.runs) == {lost, other}
-    assert epochs_of(server, lost) == list(range(40))
+    assert [row["epoch"] for row in rows(folder)] == list(range(80))
+    assert epochs_of(server, lost) == list(range(80))
     assert server.runs[lost].state == "finished"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from semi.config import WandbOptions
@@ -166,7 +167,8 @@ def test_artifacts_are_the_best_and_last_checkpoint_and_the_pseudo_labels_and_tr
     server: WandbServer, tmp_path: Path
 ) -> None:
     environment = server.env(tmp_path) | {"WANDB_ENTITY": "lab", "WANDB_PROJECT": "p"}
-    train(environment, tmp_path / "out", "--wandb_artifacts", "--epochs=4")
+    # a learning rate and an average with which the scores go up and down: the best epoch is not the last
+    train(environment, tmp_path / "out", "--wandb_artifacts", "--epochs=4", "--lr=0.05", "--ema_decay=0")
     local = rows(tmp_path / "out" / "r")
     checkpoints = [artifact for artifact in server.artifacts if artifact.type == "model"]
     by_alias = {alias: artifact for artifact in checkpoints for alias in artifact.aliases}
@@ -174,6 +176,9 @@ def test_artifacts_are_the_best_and_last_checkpoint_and_the_pseudo_labels_and_tr
     assert by_alias["last"].metadata["epoch"] == 3
     best = by_alias["best"].metadata
     assert best["test/bacc"] == max(row["test/bacc"] for row in local) == local[best["epoch"]]["test/bacc"]
+    assert best["epoch"] < 3, "the best is the last here: no test of their difference"
+    (tmp_path / "best.pt").write_bytes(by_alias["best"].files["checkpoint.pt"])
+    assert torch.load(tmp_path / "best.pt", weights_only=True)["epoch"] == best["epoch"]
     assert set(by_alias["last"].files) == {"checkpoint.pt", "config.yaml", "metrics.jsonl"}
     (labels,) = (artifact for artifact in server.artifacts if artifact.type == "pseudo-labels")
     (tmp_path / "labels.npz").write_bytes(labels.files["pseudo_labels.npz"])
@@ -185,6 +190,7 @@ def test_artifacts_are_the_best_and_last_checkpoint_and_the_pseudo_labels_and_tr
         assert len(set(table["index"].tolist())) == 330
 
     flags = ["--epochs=6", "--run_name=again", "--resume=wandb:lab/p/r-checkpoint:last"]
+    flags += ["--lr=0.05", "--ema_decay=0"]
     train(environment, tmp_path / "elsewhere", *flags)
     (run,) = server.runs.values()
     assert [row["epoch"] for row in run.history] == list(range(6))

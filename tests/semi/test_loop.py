@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from semi import stopping
 from semi.config import Config, ConfigError
 from semi.methods import METHODS
 from semi.run_folder import default_run_name, run_folder
@@ -76,6 +77,36 @@ def test_the_tracker_hears_of_a_failure(tmp_path):
     with pytest.raises(Interruption):
         train(config(tmp_path), tracker)
     assert tracker.exit_code == 1
+
+
+def test_best_pt_is_the_checkpoint_of_the_epoch_with_the_largest_bacc(tmp_path):
+    up_and_down = config(tmp_path, epochs=4, lr=0.05, ema_decay=0.0)
+    scores = [row["test/bacc"] for row in train(up_and_down)]
+    best = torch.load(run_folder(up_and_down) / "best.pt", weights_only=True)
+    assert best["epoch"] == scores.index(max(scores)) < 3
+
+
+def test_a_request_to_stop_between_a_row_and_its_checkpoint_waits_for_it(tmp_path, monkeypatch):
+    class Stopping(Interrupting):
+        def log(self, row):
+            if row["epoch"] == self.after:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.01)  # the handler runs before the next statement
+
+    monkeypatch.setattr(stopping, "_waiting", None)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        stopping.install()
+        tracker = Stopping(after=1)
+        with pytest.raises(SystemExit, match=str(128 + signal.SIGTERM)):
+            train(config(tmp_path), tracker)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    folder = run_folder(config(tmp_path))
+    assert tracker.exit_code == 128 + signal.SIGTERM
+    assert [row["epoch"] for row in rows(folder)] == [0, 1]
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["epoch"] == 1
 
 
 def test_config_yaml_holds_the_resolved_configuration_and_the_counts(tmp_path):
