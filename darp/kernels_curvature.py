@@ -32,7 +32,7 @@ class DenseCurvature:
         self.degree, self.scale = np.empty(len(coupling)), np.empty(len(coupling))
         self.matrix = np.empty_like(coupling)
         scaled_laplacian(coupling, UNDERFLOW, self.degree, self.scale, self.matrix)
-        self.diagonal = np.einsum("kk->k", self.matrix)
+        self.diagonal = self.matrix.reshape(-1)[:: len(coupling) + 1]  # a view
         self.unshifted = self.diagonal + 1.0
 
     def solve(self, rhs: np.ndarray, damping: float, tol: float) -> np.ndarray:

@@ -48,7 +48,8 @@ class Point:
     duals: np.ndarray
     sums: np.ndarray
     value: float
-    error: float  # max over active classes of |log(S / c)|
+    log_ratio: np.ndarray  # log(S / c) [K], 0 where the target is 0
+    error: float  # the largest of it
     residual: float
     curvature: Curvature | None
 
@@ -128,14 +129,10 @@ class Dual:
 
     def _point(self, duals: np.ndarray, sums: np.ndarray, curvature: Curvature | None) -> Point:
         value, sums = float(sums[-2] + self.counts @ duals), sums[:-2]
-        error = float(np.abs(self._log_ratio(sums)).max())
+        log_ratio = self.on * np.log(np.maximum(sums, UNDERFLOW) / self._safe_counts)
+        error = float(np.abs(log_ratio).max())
         residual = float((np.abs(sums - self.counts) / self._unit).max())
-        return Point(duals, sums, value, error, residual, curvature)
-
-    def _log_ratio(self, sums: np.ndarray) -> np.ndarray:
-        """log(S / c) [K], 0 where the target is 0."""
-        ratio: np.ndarray = self.on * np.log(np.maximum(sums, UNDERFLOW) / self._safe_counts)
-        return ratio
+        return Point(duals, sums, value, log_ratio, error, residual, curvature)
 
     def shifted(self, duals: np.ndarray) -> np.ndarray:
         """The duals with their smallest at 0, and 0 for classes of target 0."""
@@ -151,7 +148,7 @@ class Dual:
         """
         assert point.curvature is not None
         curvature, sums = point.curvature, self.on * point.sums
-        gap, excess = sums * self._log_ratio(sums), sums - self.counts
+        gap, excess = sums * point.log_ratio, sums - self.counts
         for right_side, shift in ((gap, sums), (gap, curvature.degree * self.on), (excess, sums)):
             rhs = right_side - shift * (right_side.sum() / max(shift.sum(), UNDERFLOW))
             move = curvature.solve(rhs, damping, CG_TOL * min(1.0, point.error))
@@ -185,7 +182,7 @@ class Dual:
         exp(h move) of its rows does, where the mean h of the rows that make it up now stands for them all.
         """
         mean_entropy = curvature.weight / np.maximum(point.sums, UNDERFLOW)
-        reach = (np.abs(self._log_ratio(point.sums)) + REACH) / np.maximum(mean_entropy, UNDERFLOW)
+        reach = (np.abs(point.log_ratio) + REACH) / np.maximum(mean_entropy, UNDERFLOW)
         away = move - curvature.degree @ move / max(float(curvature.degree.sum()), UNDERFLOW)
         return np.clip(away, -reach, reach)
 

@@ -148,7 +148,7 @@ def chunk_pass(
     """
     rows, num_classes = probs.shape
     padded = -(-num_classes // BLOCK) * BLOCK
-    zero, tiny = duals.dtype.type(0), TINY if duals.itemsize == 8 else TINY_32
+    zero, one, tiny = duals.dtype.type(0), duals.dtype.type(1), TINY if duals.itemsize == 8 else TINY_32
     s = np.zeros((padded, tile), duals.dtype)
     rounded = np.empty((num_classes, tile), probs.dtype)
     y = np.empty((2, tile), duals.dtype)
@@ -180,7 +180,7 @@ def chunk_pass(
         special = value = 0.0
         for r in range(n):
             special += 1.0 if z[r] < tiny or h[r] <= zero else 0.0
-            value += log_(float(z[r])) / (h[r] if h[r] > zero else 1.0)
+            value += log_(z[r]) / (h[r] if h[r] > zero else one)
         if special > 0.0:
             value = _special_rows(probs[first : first + n], h, duals, active, s, z, tiny)
         for r in range(n):

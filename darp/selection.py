@@ -141,14 +141,13 @@ def _few_candidates(
     together = histogram[:, :, :size].sum(0, dtype=np.int64)
     _refuse_impossible(together)
     kernels.find_bins(together, missing, bins)
-    inside = np.take_along_axis(histogram, bins[None, :, None], 2)[:, :, 0].astype(np.int64)  # [chunks, K]
-    inside[:, keep == 0] = 0
-    if inside.sum() > table.size / MOST_CANDIDATES:
+    inside = histogram[:, np.arange(num_classes), bins] * (keep > 0)  # [chunks, K]
+    if inside.sum(dtype=np.int64) > table.size / MOST_CANDIDATES:
         return None
     start = np.zeros((len(chunks) + 1, num_classes), np.int64)
     np.cumsum(inside, 0, out=start[1:])
-    start += np.concatenate([[0], start[-1, :-1].cumsum()])
-    found = np.empty(int(inside.sum()), bits.dtype)
+    found = np.empty(int(start[-1].sum()), bits.dtype)
+    start[:, 1:] += start[-1, :-1].cumsum()
     prefix = np.where(keep > 0, bins, np.iinfo(bits.dtype).max).astype(bits.dtype)
     sums = np.zeros((len(chunks), num_classes))
 
