@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from darp.kernels_curvature import ProductCurvature
+from darp.curvature import ProductCurvature
 
 CHUNK_ELEMENTS = 1 << 18  # so many take about 0.1 ms a pass; to wake a thread may take as long
 MAX_CHUNKS = 16  # each has its own sums

@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from darp.curvature import UNDERFLOW, DenseCurvature, DeviceCurvature, ProductCurvature
 from darp.kernels_cpu import CpuTable
-from darp.kernels_curvature import UNDERFLOW, DenseCurvature, DeviceCurvature, ProductCurvature
 from darp.kernels_torch import TorchTable
 
 GROWTH = 10.0  # factor by which one step may widen the spread of the duals
