@@ -114,8 +114,9 @@ def test_two_agents_share_a_sweep_with_booleans_in_both_spellings_and_none(
         server, tmp_path, "${args}", epochs=2, darp=[True, False], wandb_artifacts="False", lambda_u=None
     )
     agents = [start("wandb", "agent", path, CUDA_VISIBLE_DEVICES=str(k)) for k in range(2)]
-    for k in range(2):  # an agent a GPU: its trainings see that one alone
-        assert server.wait_until(lambda k=k: devices_of_trainings(agents[k]) == {str(k)}, 120)
+    # an agent a GPU: its trainings see that one alone
+    assert server.wait_until(lambda: devices_of_trainings(agents[0]) == {"0"}, 120)
+    assert server.wait_until(lambda: devices_of_trainings(agents[1]) == {"1"}, 120)
     assert [agent.wait(180) for agent in agents] == [0, 0]
     assert sorted(trial.state for trial in sweep.trials.values()) == ["finished"] * 2
     runs = list(server.runs.values())
