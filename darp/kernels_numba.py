@@ -93,11 +93,11 @@ def _special_rows(a: Any, h: Any, duals: Any, active: Any, s: Any, z: Any, tiny:
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=RELAXED)
-def _tile_coupling(s: Any, h: Any, y: Any, coupling: Any) -> None:
+def _tile_coupling(s: Any, num_classes: int, h: Any, y: Any, coupling: Any) -> None:
     """coupling += (h * s) s^T on the lower triangle, in register blocks of 2 x 4 classes."""
-    padded, tile = s.shape
+    tile = h.size
     zero = s.dtype.type(0)
-    for j in range(0, padded, 2):
+    for j in range(0, num_classes, 2):
         for r in range(tile):
             y[0, r] = s[j, r] * h[r]
             y[1, r] = s[j + 1, r] * h[r]
@@ -201,7 +201,7 @@ def chunk_pass(
                     total += x
                 sums[k] += total
         if couple:
-            _tile_coupling(s, h, y, coupling)
+            _tile_coupling(s, num_classes, h, y, coupling)
         if write:
             for r in range(n):
                 for k in range(num_classes):

@@ -127,7 +127,9 @@ def register_charts(entity: str) -> list[str]:
                 spec=chart.spec(),
             )
         except Exception as error:  # noqa: PERF203  such as a chart of that name that is there from an earlier call
-            problems.append(f"chart {entity}/{chart.preset} was not created: {first_line(error)}")
+            problems.append(
+                f"chart {entity}/{chart.preset} left as it is, such as one of an earlier call: {first_line(error)}"
+            )
     return problems
 
 
