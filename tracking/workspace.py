@@ -128,7 +128,7 @@ def register_charts(entity: str) -> list[str]:
             )
         except Exception as error:  # noqa: PERF203  such as a chart of that name that is there from an earlier call
             problems.append(
-                f"chart {entity}/{chart.preset} left as it is, such as one of an earlier call: {first_line(error)}"
+                f"chart {entity}/{chart.preset} left as it is (it may be there from an earlier call): {first_line(error)}"
             )
     return problems
 
