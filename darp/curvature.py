@@ -40,11 +40,9 @@ class DenseCurvature:
         jitter = max(JITTER, damping)
         for _ in range(ATTEMPTS):
             self.diagonal[:] = self.unshifted + jitter
-            factor, failed = scipy.linalg.lapack.dpotrf(self.matrix, lower=1)
+            _, scaled, failed = scipy.linalg.lapack.dposv(self.matrix, self.scale * rhs, lower=1)
             if not failed:
-                found: np.ndarray = (
-                    self.scale * scipy.linalg.lapack.dpotrs(factor, self.scale * rhs, lower=1)[0]
-                )
+                found: np.ndarray = self.scale * scaled
                 return found
             jitter *= 1e3
         return np.zeros_like(rhs)

@@ -222,6 +222,23 @@ def add_couplings(parts: Any, full: Any) -> None:
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def compare(sums: Any, counts: Any, least: float, log_ratio: Any) -> tuple[float, float]:
+    """log_ratio [K] = log(sums / counts), 0 where the count is 0; its largest size, and the residual of all classes.
+
+    Both are infinite where a sum is not finite.
+    """
+    error = residual = 0.0
+    for k in range(counts.size):
+        if not abs(sums[k]) < math.inf:
+            log_ratio[k:] = 0.0
+            return math.inf, math.inf
+        log_ratio[k] = math.log(max(sums[k], least) / counts[k]) if counts[k] > 0.0 else 0.0
+        error = max(error, abs(log_ratio[k]))
+        residual = max(residual, abs(sums[k] - counts[k]) / max(counts[k], 1.0))
+    return error, residual
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def scaled_laplacian(coupling: Any, least: float, degree: Any, scale: Any, matrix: Any) -> None:
     """degree [K] = the sums of coupling [K, K] off its diagonal, scale = 1 / sqrt(degree), 0 where that is infinite,
     matrix [K, K] = scale (diag(degree) - coupling) scale + u u^T, u being the unit vector along sqrt(degree).

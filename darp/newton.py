@@ -81,8 +81,6 @@ class Dual:
     def __post_init__(self) -> None:
         self.on = (self.counts > 0).astype(np.float64)
         self._all_on = bool(self.on.all())
-        self._safe_counts = np.where(self.counts > 0, self.counts, 1.0)
-        self._unit = np.maximum(self.counts, 1.0)
 
     def measure(self, duals: np.ndarray) -> Point:
         """Sums, value and curvature at `duals`: one pass, one reduction and one transfer to the host."""
@@ -128,10 +126,11 @@ class Dual:
         return self._point(duals, sums.cpu().numpy(), None)
 
     def _point(self, duals: np.ndarray, sums: np.ndarray, curvature: Curvature | None) -> Point:
+        from darp.kernels_numba import compare
+
         value, sums = float(sums[-2] + self.counts @ duals), sums[:-2]
-        log_ratio = self.on * np.log(np.maximum(sums, UNDERFLOW) / self._safe_counts)
-        error = float(np.abs(log_ratio).max())
-        residual = float((np.abs(sums - self.counts) / self._unit).max())
+        log_ratio = np.empty_like(self.counts)
+        error, residual = compare(sums, self.counts, UNDERFLOW, log_ratio)
         return Point(duals, sums, value, log_ratio, error, residual, curvature)
 
     def shifted(self, duals: np.ndarray) -> np.ndarray:

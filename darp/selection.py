@@ -34,7 +34,6 @@ MOST_CANDIDATES = 4  # a quarter of the table
 PADDING = 16  # counters between classes, or the same bin of all would share one set of the cache
 
 
-@torch.no_grad()
 def remove_noise(
     probs: Tensor,
     target_counts: Tensor | Sequence[float],

@@ -69,7 +69,6 @@ class Solution:
     products: int = 0  # readings of the table for conjugate gradients (many classes only), beside the passes
 
 
-@torch.no_grad()
 def solve(
     probs: Tensor,
     target_counts: Tensor | Sequence[float],

@@ -7,6 +7,7 @@ import torch
 
 from darp import remove_noise, solve
 from darp.kernels_cpu import Chunks, CpuTable
+from darp.kernels_numba import compare
 
 
 def predictions(rows, classes, margin=3.0, lean=0.0, seed=0, dtype=torch.float32):
@@ -174,6 +175,17 @@ def passes_in(table, duals, dtype):
     sums, _ = passes.measure(duals, np.ones(len(duals)))
     passes.write(duals, np.ones(len(duals)))
     return sums, refined
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_sum_that_is_not_finite_is_no_small_residual(broken, place):
+    sums = np.array([1.0, 2.0, 3.0])
+    log_ratio = np.empty(3)
+    assert compare(sums, np.array([2.0, 0.0, 3.0]), 1e-290, log_ratio) == (math.log(2), 2.0)
+    assert log_ratio.tolist() == [-math.log(2), 0.0, 0.0]
+    sums[place] = broken
+    assert compare(sums, np.array([2.0, 0.0, 3.0]), 1e-290, log_ratio) == (math.inf, math.inf)
 
 
 @pytest.mark.parametrize("classes", [10, 200])
