@@ -127,9 +127,7 @@ def register_charts(entity: str) -> list[str]:
                 spec=chart.spec(),
             )
         except Exception as error:  # noqa: PERF203  such as a chart of that name that is there from an earlier call
-            problems.append(
-                f"chart {entity}/{chart.preset} left as it is (it may be there from an earlier call): {first_line(error)}"
-            )
+            problems.append(f"chart {entity}/{chart.preset} left as it is: {first_line(error)}")
     return problems
 
 
