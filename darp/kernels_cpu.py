@@ -19,7 +19,7 @@ from torch import Tensor
 
 from darp.curvature import ProductCurvature
 
-CHUNK_ELEMENTS = 1 << 18  # so many take about 0.1 ms a pass; to wake a thread may take as long
+CHUNK_ELEMENTS = 1 << 18  # so many take about 0.2 ms a pass; to wake a thread may take longer
 MAX_CHUNKS = 16  # each has its own sums
 WIDE_CLASSES = 128  # from here on conjugate gradients beat the dense curvature
 

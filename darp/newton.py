@@ -27,9 +27,7 @@ MOST_DAMPING = 1e12  # no step helps any more
 FLAT_SLOPE = 0.5  # a step is good if the slope along it ends below this share of the first one
 CG_TOL = 0.03  # of conjugate gradients, times the error that is left
 SMOOTH = 0.1  # error below which that is safe; f itself may be lost to rounding there
-REACH = (
-    1.0  # log of the factor, beyond the wanted one, by which a step may change the sum of one of many classes
-)
+REACH = 1.0  # log of the factor, beyond the wanted one, by which a step may change one of many sums
 FALL = 1e-3  # or if f falls by this share of what the slope promises
 TRUST = 3.0  # a step for the logarithms may bend f by this multiple of its slope, times the error
 
@@ -72,9 +70,7 @@ class Dual:
     counts: np.ndarray
     num_rows: int
     group: dist.ProcessGroup | None = None
-    rough: bool = (
-        False  # float32 arithmetic where it is safe: half the time, digits enough for a residual of 1e-6
-    )
+    rough: bool = False  # float32 where it is safe: half the time, and digits enough for 1e-6
     passes: int = 0
     on: np.ndarray = field(init=False)  # [K] 1 for classes with a target above 0, else 0
 
