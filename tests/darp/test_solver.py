@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from darp import remove_noise, solve
+from darp import newton, remove_noise, solve
 from darp.kernels_cpu import Chunks, CpuTable
 from darp.kernels_numba import compare
 
@@ -208,6 +208,13 @@ def test_rows_that_underflow_in_float32_are_computed_again():
     assert (
         of_single - of_double
     ).abs().max() < 1e-3  # the exponents are in the hundreds: 1e-7 of them is 1e-4
+
+
+def test_where_float32_stops_short_of_the_tolerance_float64_goes_on(monkeypatch):
+    monkeypatch.setattr(newton, "ROUGH_EXPONENT", 1e9)  # float32 where it would not be used
+    probs, counts = predictions(2000, 10, 8.0, 20.0, seed=28), long_tail(2000, 10, 1)
+    solution = solve(probs, counts, tol=5e-7)  # float32 ends at 5.1e-7 here
+    assert solution.converged, solution.reason
 
 
 @pytest.mark.parametrize("instance", HARD.values(), ids=HARD.keys())
