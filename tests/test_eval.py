@@ -146,6 +146,15 @@ def test_the_page_says_what_darp_gained_seed_by_seed_and_where_it_did_not(tmp_pa
     )
 
 
+def test_equal_scores_are_no_gain(tmp_path):
+    for seed in range(2):
+        write_run(tmp_path / "runs" / f"s{seed}", seed, [0.5] * 20)
+        write_run(tmp_path / "runs" / f"d{seed}", seed, [0.5] * 20, darp=True, refine="darp")
+    page = tmp_path / "t.md"
+    assert program.main(["summary", str(tmp_path / "runs"), "--markdown", str(page)]) == 0
+    assert "bACC +0.0 ± 0.0 (higher on 0 of 2; **no gain**)" in page.read_text()
+
+
 def test_a_summary_of_nothing_is_refused(tmp_path, capsys):
     assert program.main(["summary", str(tmp_path)]) == 2
     assert "no run in" in capsys.readouterr().err
