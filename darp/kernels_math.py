@@ -1,6 +1,7 @@
 """exp and log for Numba's compiled loops, as polynomials, because the ones of the C library do not vectorise.
 
-`exp_` and `log_` take the arithmetic of their argument, float64 or float32.
+In compiled code `exp_` and `log_` take the arithmetic of their argument, float64 or float32; in plain Python (Numba
+switched off, to debug a kernel) they are the ones of the C library.
 """
 
 from __future__ import annotations
@@ -137,19 +138,19 @@ def _log_32(a: Any) -> Any:
 
 def exp_(t: float) -> float:
     """exp(t) for t <= 0, relative error below 1e-14; below -600 it is exp(-600). For float32 1e-7 and -87."""
-    raise NotImplementedError("for compiled functions only")
+    return math.exp(max(t, -600.0))
 
 
 def log_(a: float) -> float:
     """log(a) for normal a > 0, relative error below 1e-14 (1e-6 for float32); finite for a = 0, so a log a is 0."""
-    raise NotImplementedError("for compiled functions only")
+    return math.log(max(float(a), 5e-324))
 
 
 extending.overload(exp_)(lambda t: (lambda t: _exp_32(t)) if t is types.float32 else (lambda t: _exp_64(t)))
 extending.overload(log_)(lambda a: (lambda a: _log_32(a)) if a is types.float32 else (lambda a: _log_64(a)))
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+@njit(**CONTRACT)
 def exp_rate_loop(values: Any, repeats: int) -> float:
     """Sum of exp over `values` (none above 0), `repeats` times: what the benchmark takes as the speed of exp."""
     total = np.zeros_like(values)

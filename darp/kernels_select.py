@@ -13,9 +13,6 @@ import numpy as np
 
 from darp.kernels_math import njit
 
-NOISE = 1e-6  # added to every entry, and to both sides of the rescaling, as published
-
-
 BLOCK_ROWS = 8  # are looked at as one vector, so that a loop over few classes still is one of vectors
 
 
@@ -128,8 +125,10 @@ def select_found(
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
-def keep_entries(bits: Any, probs: Any, threshold: Any, ties: Any, scale: Any, out: Any) -> None:
-    """out [n, K] = the chunk with its kept entries times scale [K], the others 0, plus NOISE, rows normalised.
+def keep_entries(
+    bits: Any, probs: Any, threshold: Any, ties: Any, scale: Any, noise: float, out: Any
+) -> None:
+    """out [n, K] = the chunk with its kept entries times scale [K], the others 0, plus `noise`, rows normalised.
 
     Kept are entries above the threshold and the first ties [K] of those that equal it.
     """
@@ -146,7 +145,7 @@ def keep_entries(bits: Any, probs: Any, threshold: Any, ties: Any, scale: Any, o
         )
         equal = 0
         for j in range(size):
-            kept[j] = NOISE + (p[j] * scale_of[j] if b[j] > threshold_of[j] else 0.0)
+            kept[j] = noise + (p[j] * scale_of[j] if b[j] > threshold_of[j] else 0.0)
             equal += 1 if b[j] == threshold_of[j] else 0
         if equal > 0:
             for j in range(size):

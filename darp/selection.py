@@ -23,7 +23,7 @@ from torch import Tensor
 
 from darp.kernels_cpu import Chunks
 
-NOISE = 1e-6
+NOISE = 1e-6  # added to every entry, and to both sides of the rescaling, as published
 # Shift and number of bins of each level, by the size of an entry. A first bin is an eighth or a quarter of an octave;
 # the last one of them starts at 1.875 or 1.75 and holds what no probability is.
 BIT_LEVELS = {
@@ -108,7 +108,7 @@ def _on_cpu(probs: Tensor, counts: np.ndarray, wanted: np.ndarray, group: dist.P
 
     def write(i: int) -> None:
         rows = chunks.rows[i]
-        kernels.keep_entries(bits[rows], table[rows], threshold, ties[i], scale, refined[rows])
+        kernels.keep_entries(bits[rows], table[rows], threshold, ties[i], scale, NOISE, refined[rows])
 
     chunks.each(write)
     return out

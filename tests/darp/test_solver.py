@@ -1,5 +1,9 @@
 import math
+import os
+import subprocess
+import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +12,8 @@ import torch
 from darp import newton, remove_noise, solve
 from darp.kernels_cpu import Chunks, CpuTable
 from darp.kernels_numba import compare
+
+ROOT = Path(__file__).parents[2]
 
 
 def predictions(rows, classes, margin=3.0, lean=0.0, seed=0, dtype=torch.float32):
@@ -208,6 +214,23 @@ def test_rows_that_underflow_in_float32_are_computed_again():
     assert (
         of_single - of_double
     ).abs().max() < 1e-3  # the exponents are in the hundreds: 1e-7 of them is 1e-4
+
+
+def test_the_kernels_are_also_plain_python(tmp_path):
+    """With Numba switched off every compiled function runs line by line: what a debugger sees is what is compiled."""
+    probs, counts = predictions(150, 5, lean=2.0), long_tail(150, 5, 3)
+    torch.save((probs, counts), tmp_path / "problem")
+    script = (
+        "import torch\nfrom darp import remove_noise, solve\n"
+        "probs, counts = torch.load('problem')\n"
+        "torch.save(solve(remove_noise(probs, counts, 2.0), counts).refined, 'refined')"
+    )
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        cwd=tmp_path, env=os.environ | {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(ROOT)}, check=True,
+    )  # fmt: skip
+    compiled = solve(remove_noise(probs, counts, 2.0), counts).refined
+    assert (torch.load(tmp_path / "refined") - compiled).abs().max() < 1e-5
 
 
 def test_where_float32_stops_short_of_the_tolerance_float64_goes_on(monkeypatch):
