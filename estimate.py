@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from semi.commands import estimate
 from semi.config import WandbOptions
-from semi.entry import estimate
-from tracking.wandb_estimate import log_estimate
+from tracking.online.estimate import log_estimate
 
 
 def log(path: Path, record: dict[str, Any], options: WandbOptions) -> None:

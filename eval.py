@@ -16,12 +16,12 @@ from rich.console import Console
 from data import DataError
 from semi.checkpoint import CheckpointError
 from semi.device import pick_device
+from semi.load_model import load_trained
 from semi.scoring import score, show
-from semi.trained import load_trained
 from tracking.local import write_atomically
-from tracking.runs import find_runs, group_runs, printable
-from tracking.summary import COLUMNS, as_csv, as_markdown, gains, provenance
-from tracking.table import final_figures, terminal_table
+from tracking.report.figures import final_figures, terminal_table
+from tracking.report.runs import find_runs, group_runs, printable
+from tracking.report.summary import COLUMNS, as_csv, as_markdown, gains, provenance
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tracking.page import build_page
-from tracking.picture import picture_png
-from tracking.runs import find_runs, group_runs, printable
-from tracking.table import final_figures, terminal_table
+from tracking.report.figures import final_figures, terminal_table
+from tracking.report.page import build_page
+from tracking.report.picture import picture_png
+from tracking.report.runs import find_runs, group_runs, printable
 
 
 def main(arguments: list[str] | None = None) -> int:

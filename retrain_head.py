@@ -14,7 +14,7 @@ from tracking.base import Tracker
 
 
 def wandb_tracker(folder: Path, options: WandbOptions) -> Sequence[Tracker]:
-    from tracking.wandb_tracker import WandbTracker  # here, because importing wandb takes a second
+    from tracking.online.tracker import WandbTracker  # here, because importing wandb takes a second
 
     os.environ.setdefault("WANDB_JOB_TYPE", "crt")
     tracker = WandbTracker(

@@ -5,7 +5,7 @@ Example: python3 train.py --config configs/digits_regime_few.yaml --darp
 
 import sys
 
-from semi.entry import train
+from semi.commands import train
 
 if __name__ == "__main__":
     sys.exit(train(__doc__))

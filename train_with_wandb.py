@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from semi.commands import train
 from semi.config import WandbOptions
-from semi.entry import train
 from tracking.base import Tracker
-from tracking.wandb_artifacts import fetch_checkpoint
-from tracking.wandb_estimate import fetch_estimate
-from tracking.wandb_tracker import WandbTracker
+from tracking.online.artifacts import fetch_checkpoint
+from tracking.online.estimate import fetch_estimate
+from tracking.online.tracker import WandbTracker
 
 
 def wandb_tracker(folder: Path, consumed: str, options: WandbOptions) -> Sequence[Tracker]:

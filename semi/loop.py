@@ -20,7 +20,7 @@ from semi.methods import Losses
 from semi.progress import Progress
 from semi.run_folder import keep_aside
 from tracking.base import Tracker
-from tracking.metrics import pseudo_label_metrics
+from tracking.row import pseudo_label_metrics
 
 DECAY = 0.02  # each step shrinks the weights by DECAY * lr, as MixMatch's code did
 

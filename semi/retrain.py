@@ -27,10 +27,10 @@ from semi.cli import parse
 from semi.config import ConfigError, flag
 from semi.device import pick_device
 from semi.evaluate import confusion, scores
+from semi.load_model import Trained, load_trained
 from semi.methods import METHODS
 from semi.run_folder import keep_aside
 from semi.split import split_for
-from semi.trained import Trained, load_trained
 from tracking.base import Fanout, Tracker
 from tracking.local import LocalTracker
 

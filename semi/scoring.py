@@ -11,7 +11,7 @@ from rich.text import Text
 from torch import Tensor
 
 from semi.evaluate import confusion, scores
-from semi.trained import Trained
+from semi.load_model import Trained
 
 WHOLE_MATRIX = 20  # classes up to which the confusion matrix is shown whole
 WORST = 15  # confusions that are listed where it is not

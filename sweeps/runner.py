@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from sweeps.definition import Sweep, SweepError, as_flags, command_of, trial_id, trials
-from tracking.metrics import is_known
+from tracking.row import is_known
 
 INTERRUPTED = 128 + signal.SIGINT
 ROOT = Path(__file__).parents[1]
@@ -114,7 +114,7 @@ def check(sweep: Sweep) -> int:
             f"{sweep.path}: metric.name {name}: no run logs it; python3 train.py --dry-run lists the keys"
         )
     cells = list(trials(sweep, None if sweep.method == "grid" else min(sweep.run_cap or 8, 8)))
-    outcomes = rehearse(sweep, cells)
+    outcomes = dry_run(sweep, cells)
     for trial, outcome in zip(cells, outcomes, strict=True):
         for sentence in filter(None, (outcome["problem"], *outcome["notes"])):
             print(f"{shlex.join(as_flags(trial))}\n  {sentence}")
@@ -127,8 +127,8 @@ def check(sweep: Sweep) -> int:
     return 1 if bad else 0
 
 
-def rehearse(sweep: Sweep, cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What `semi.rehearsal` says of each trial, in one process for all of them. Nothing is trained or written."""
+def dry_run(sweep: Sweep, cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What `semi.dry_run` says of each trial, in one process for all of them. Nothing is trained or written."""
     commands = []
     environment = os.environ | {
         "PYTHONPATH": str(ROOT)
@@ -137,7 +137,7 @@ def rehearse(sweep: Sweep, cells: Sequence[Mapping[str, Any]]) -> list[dict[str,
         words = command_of(sweep, trial, sys.executable)
         commands.append(words[words.index(sweep.program) :] if sweep.program in words else words)
     done = subprocess.run(
-        [sys.executable, "-m", "semi.rehearsal"],
+        [sys.executable, "-m", "semi.dry_run"],
         input=json.dumps(commands),
         stdout=subprocess.PIPE,
         text=True,

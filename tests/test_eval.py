@@ -12,7 +12,7 @@ from semi.evaluate import scores
 from semi.run_folder import run_folder
 from semi.scoring import WHOLE_MATRIX, show
 from tests.semi.runs import TINY, rows, train
-from tracking.runs import find_runs, group_runs
+from tracking.report.runs import find_runs, group_runs
 
 
 def write_run(folder: Path, seed: int, bacc, **config) -> None:

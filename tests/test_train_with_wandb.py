@@ -13,11 +13,11 @@ import pytest
 import torch
 import yaml
 
+from semi.commands import train as entry
 from semi.config import WandbOptions
-from semi.entry import train as entry
 from tests.semi.runs import TINY, rows
 from tests.wandb_server import API_KEY, WandbServer
-from tracking.wandb_tracker import encode
+from tracking.online.tracker import encode
 
 ROOT = Path(__file__).parents[1]
 BOUND_S = 3

@@ -61,7 +61,7 @@ def alerts(rows: Sequence[Row], *, thresholded: bool = True, refined_from: int =
     """The first alert of each kind, in the order of the epochs.
 
     Args:
-        rows: rows of consecutive epochs, oldest first, under the keys of `tracking.metrics.ROW`.
+        rows: rows of consecutive epochs, oldest first, under the keys of `tracking.row.ROW`.
         thresholded: whether the method trains on confident rows alone; else the mask rate means nothing.
         refined_from: first epoch with refinement. What it is there to mend is no news before.
     """

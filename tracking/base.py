@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-Row = Mapping[str, Any]  # key of tracking.metrics.ROW -> number, or a list of K class counts (a histogram)
+Row = Mapping[str, Any]  # key of tracking.row.ROW -> number, or a list of K class counts (a histogram)
 
 
 class Tracker(Protocol):

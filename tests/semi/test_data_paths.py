@@ -10,8 +10,8 @@ from torchvision.datasets import CIFAR100, STL10
 
 from data import long_tail_counts
 from semi.cli import parse
+from semi.commands import dry_dataset
 from semi.config import Config
-from semi.entry import dry_dataset
 from semi.job import build_job, describe
 from tests.data.published_formats import cifar_files, publish, stl10_files, write
 from tests.semi.runs import TINY, train

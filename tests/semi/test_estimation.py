@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from semi import estimation
+from semi.commands import estimated_dist
 from semi.config import Config, ConfigError, EstimateConfig
-from semi.entry import estimated_dist
 from semi.estimation import NotIdentifiable, estimate_config, estimate_path, hold_out, load_or_estimate
 from semi.job import build_job, target_for
 from tests.semi.runs import TINY

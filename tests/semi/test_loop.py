@@ -16,7 +16,7 @@ from semi.config import Config, ConfigError
 from semi.methods import METHODS
 from semi.run_folder import default_run_name, run_folder
 from tests.semi.runs import TINY, Interrupting, Interruption, rows, train
-from tracking.metrics import is_known
+from tracking.row import is_known
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,9 +10,9 @@ import yaml
 
 from semi import checkpoint
 from semi.config import Config, ConfigError
+from semi.load_model import load_trained
 from semi.retrain import RetrainConfig, balanced_rows, folder_for, retrain
 from semi.run_folder import run_folder
-from semi.trained import load_trained
 from tests.semi.runs import TINY, rows, train
 from tracking.base import Fanout
 from tracking.local import LocalTracker

@@ -13,11 +13,11 @@ from data import Dataset
 from data.datasets import DataError
 from semi.cli import spellings
 from semi.config import Config, WandbOptions
-from semi.rehearsal import rehearse
+from semi.dry_run import dry_run
 from sweeps.definition import SweepError, as_flags, command_of, read_sweep, trial_id, trials
 from sweeps.runner import check
 from tests.wandb_server import WandbServer
-from tracking.metrics import is_known
+from tracking.row import is_known
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -76,7 +76,7 @@ def test_every_cell_can_run(file: Path, monkeypatch: pytest.MonkeyPatch) -> None
     sweep = read_sweep(file)
     for trial in trials(sweep):
         words = command_of(sweep, trial, "python")
-        outcome = rehearse(words[words.index(sweep.program) :], loaded)
+        outcome = dry_run(words[words.index(sweep.program) :], loaded)
         assert outcome.problem == "", trial
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import wandb
 
-from tracking.wandb_account import first_line, resolve_mode, say, sdk_settings
+from tracking.online.account import first_line, resolve_mode, say, sdk_settings
 
 
 def estimate_artifact(path: Path, record: Mapping[str, Any]) -> wandb.Artifact:

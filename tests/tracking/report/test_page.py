@@ -9,9 +9,9 @@ import subprocess
 import pytest
 import vl_convert
 
-from tests.tracking.synthetic_runs import write_finding, write_run
-from tracking.page import build_page, script_json
-from tracking.runs import find_runs, group_runs
+from tests.tracking.report.synthetic_runs import write_finding, write_run
+from tracking.report.page import build_page, script_json
+from tracking.report.runs import find_runs, group_runs
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 CHROMIUM = shutil.which("chromium")

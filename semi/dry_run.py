@@ -1,6 +1,6 @@
 """Dry-runs many command lines in one process: flags, presets and splits, without a network or a run folder.
 
-`python -m semi.rehearsal` reads a JSON list of command lines (program, then its words) and writes a JSON list of what
+`python -m semi.dry_run` reads a JSON list of command lines (program, then its words) and writes a JSON list of what
 came of each. The sweep runner checks a grid with it: a Python start for each cell would take minutes.
 """
 
@@ -36,7 +36,7 @@ class Outcome:
     notes: tuple[str, ...] = ()
 
 
-def rehearse(command: Sequence[str], loaded: dict[tuple[str, str], Dataset | DataError]) -> Outcome:
+def dry_run(command: Sequence[str], loaded: dict[tuple[str, str], Dataset | DataError]) -> Outcome:
     """Dry-run one command line; `loaded` keeps the data sets from one call to the next."""
     program, *words = command
     classes = PROGRAMS.get(Path(program).name)
@@ -61,4 +61,4 @@ def rehearse(command: Sequence[str], loaded: dict[tuple[str, str], Dataset | Dat
 
 if __name__ == "__main__":
     kept: dict[tuple[str, str], Dataset | DataError] = {}
-    json.dump([asdict(rehearse(command, kept)) for command in json.load(sys.stdin)], sys.stdout)
+    json.dump([asdict(dry_run(command, kept)) for command in json.load(sys.stdin)], sys.stdout)

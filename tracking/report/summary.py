@@ -14,8 +14,17 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from tracking.runs import Group, Regime, Run
-from tracking.table import FULL, MEAN, Column, FiguresRow, distance, duration_s, heading_of, write_statistic
+from tracking.report.figures import (
+    FULL,
+    MEAN,
+    Column,
+    FiguresRow,
+    distance,
+    duration_s,
+    heading_of,
+    write_statistic,
+)
+from tracking.report.runs import Group, Regime, Run
 
 WINDOW = 20  # epochs
 

@@ -1,4 +1,4 @@
-"""The custom charts of `tracking/vega` on a run's own page."""
+"""The custom charts of `tracking/online/vega` on a run's own page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import wandb
 from wandb.plot.custom_chart import CustomChartSpec
 
-from tracking.long_table import TABLE_KEY, Chart
+from tracking.online.long_table import TABLE_KEY, Chart
 
 
 def custom_chart(table: wandb.Table, chart: Chart, entity: str) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import wandb
 
-from tracking.long_table import read_rows
+from tracking.online.long_table import read_rows
 
 RUN_FILES = ("config.yaml", "metrics.jsonl")
 

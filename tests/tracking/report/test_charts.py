@@ -3,7 +3,7 @@ import json
 import pytest
 import vl_convert
 
-from tracking.charts import (
+from tracking.report.charts import (
     DARK,
     ORIG,
     REFINED,
@@ -18,7 +18,7 @@ from tracking.charts import (
     shares_chart,
     thinned,
 )
-from tracking.picture import Panel, finding_picture
+from tracking.report.picture import Panel, finding_picture
 
 
 def tables(num_classes=10, seeds=2, refined=True):

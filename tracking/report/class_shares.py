@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tracking.charts import ShareTables
-from tracking.runs import Group, Run
-from tracking.table import Statistic, distance, statistic, write_statistic
+from tracking.report.charts import ShareTables
+from tracking.report.figures import Statistic, distance, statistic, write_statistic
+from tracking.report.runs import Group, Run
 
 
 def share_tables(group: Group) -> ShareTables:

@@ -3,8 +3,8 @@ import math
 
 import pytest
 
-from tests.tracking.synthetic_runs import write_finding, write_run
-from tracking.runs import find_runs, group_runs, printable, read_run
+from tests.tracking.report.synthetic_runs import write_finding, write_run
+from tracking.report.runs import find_runs, group_runs, printable, read_run
 
 
 def append(folder, text):

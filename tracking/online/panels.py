@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tracking.long_table import CHARTS, Chart
+from tracking.online.long_table import CHARTS, Chart
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.wandb_server import WandbServer
-from tracking.long_table import CHARTS
-from tracking.metrics import is_known
-from tracking.panels import SECTIONS, Custom, Lines, keys, placed
+from tracking.online.long_table import CHARTS
+from tracking.online.panels import SECTIONS, Custom, Lines, keys, placed
+from tracking.row import is_known
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def workspace(environment: dict[str, str], folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:

@@ -19,11 +19,18 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from tracking import sections
-from tracking.charts import DARK
-from tracking.runs import Group, Regime, Run
-from tracking.sentences import cautions, findings
-from tracking.table import COLUMNS, FiguresRow, epochs_text, final_figures, statistic, write_statistic
+from tracking.report import page_charts
+from tracking.report.charts import DARK
+from tracking.report.figures import (
+    COLUMNS,
+    FiguresRow,
+    epochs_text,
+    final_figures,
+    statistic,
+    write_statistic,
+)
+from tracking.report.findings import cautions, findings
+from tracking.report.runs import Group, Regime, Run
 
 KEY = (
     (
@@ -62,7 +69,7 @@ def build_page(groups: Mapping[Regime, Sequence[Group]], *, title: str, problems
         problems: one plain line for each run that could not be read.
     """
     specs: dict[str, Any] = {}
-    body = sections.all_datasets(groups, specs)
+    body = page_charts.all_datasets(groups, specs)
     notices = "".join(f"<li>{escape(line)}</li>" for line in (*cautions(groups), *problems))
     runs = sum(len(group.runs) for members in groups.values() for group in members)
     parts = [
@@ -72,8 +79,8 @@ def build_page(groups: Mapping[Regime, Sequence[Group]], *, title: str, problems
         f'<dl class="key">{"".join(_key_entry(*entry) for entry in KEY)}</dl>',
         '<nav aria-label="Contents"><a href="#figures">Final figures</a>',
         *(
-            f'<a href="#{sections.anchor(name, groups)}">{escape(name)}</a>'
-            for name in sections.datasets(groups)
+            f'<a href="#{page_charts.anchor(name, groups)}">{escape(name)}</a>'
+            for name in page_charts.datasets(groups)
         ),
         "</nav>",
         _final_figures(groups),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from tracking.runs import Group, Regime, Run
-from tracking.table import Statistic, distance, statistic, write_statistic
+from tracking.report.figures import Statistic, distance, statistic, write_statistic
+from tracking.report.runs import Group, Regime, Run
 
 
 def findings(groups: Mapping[Regime, Sequence[Group]]) -> list[str]:

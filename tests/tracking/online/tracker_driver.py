@@ -1,4 +1,4 @@
-"""A run without training, for tests of the W&B tracker: `python -m tests.tracking.tracker_driver FOLDER JSON`.
+"""A run without training, for tests of the W&B tracker: `python -m tests.tracking.online.tracker_driver FOLDER JSON`.
 
 Options: epochs, first, exit_code, pause_at (wait at this epoch until FOLDER/go exists), and `tracker` for WandbTracker.
 Prints how long the tracker took, in seconds, as JSON.
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tracking.base import Fanout
 from tracking.local import LocalTracker
-from tracking.wandb_tracker import WandbTracker
+from tracking.online.tracker import WandbTracker
 
 CLASSES = 3
 

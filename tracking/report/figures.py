@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tracking.runs import Group, Regime, Run
+from tracking.report.runs import Group, Regime, Run
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One long table of a run: a line for each epoch and class. The custom charts of `tracking/vega` draw from it."""
+"""One long table of a run, a line for each epoch and class. The custom charts of `vega` draw from it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parent / "vega"
 
 @dataclass(frozen=True)
 class Chart:
-    """A custom chart of `tracking/vega`: its name there and at W&B, the title, and the table's columns it draws."""
+    """A custom chart of `vega`: its name there and at W&B, its title, and the columns of the table that it draws."""
 
     name: str
     title: str

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import vl_convert
 
-from tracking.long_table import CHARTS, COLUMNS, Chart, fill, long_table, read_rows
+from tracking.online.long_table import CHARTS, COLUMNS, Chart, fill, long_table, read_rows
 
 SHARES = {"orig": [0.7, 0.2, 0.1], "refined": [0.4, 0.3, 0.3], "target": [1 / 3] * 3}
 

@@ -14,11 +14,11 @@ import pytest
 import wandb
 
 from tests.wandb_server import WandbServer
-from tracking.long_table import COLUMNS
-from tracking.wandb_account import resolve_mode
-from tracking.wandb_tracker import own_tags
+from tracking.online.account import resolve_mode
+from tracking.online.long_table import COLUMNS
+from tracking.online.tracker import own_tags
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BOUND_S = 2
 QUICK = {
     f"WANDB_X_{what}_RETRY_WAIT_{bound}_SECONDS": "1"
@@ -41,7 +41,7 @@ def start(
     environment = server.env(folder.parent) | QUICK | {"PYTHONPATH": str(ROOT)} | (extra or {})
     del environment["WANDB_DIR"]
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.tracking.tracker_driver", str(folder), json.dumps(options)],
+        [sys.executable, "-m", "tests.tracking.online.tracker_driver", str(folder), json.dumps(options)],
         env=environment,
         cwd=folder,
         stdout=subprocess.PIPE,

@@ -1,7 +1,7 @@
 import pytest
 
 import report
-from tests.tracking.synthetic_runs import write_finding
+from tests.tracking.report.synthetic_runs import write_finding
 
 
 @pytest.fixture(scope="module")

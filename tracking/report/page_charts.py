@@ -7,7 +7,7 @@ from functools import partial
 from html import escape
 from typing import Any
 
-from tracking.charts import (
+from tracking.report.charts import (
     COOL,
     MAX_LABELED_CLASSES,
     ORIG,
@@ -19,9 +19,9 @@ from tracking.charts import (
     share_top,
     shares_chart,
 )
-from tracking.runs import Group, Regime, Run
-from tracking.shares import share_summary, share_tables, shown_run
-from tracking.table import mean_data_time_ms, statistic, write_statistic
+from tracking.report.class_shares import share_summary, share_tables, shown_run
+from tracking.report.figures import mean_data_time_ms, statistic, write_statistic
+from tracking.report.runs import Group, Regime, Run
 
 Groups = Mapping[Regime, Sequence[Group]]
 DASHES = ((1, 0), (6, 3), (2, 2))

@@ -4,11 +4,8 @@ from statistics import fmean, stdev
 import pytest
 from rich.console import Console
 
-from tests.tracking.synthetic_runs import write_finding, write_run
-from tracking.metrics import is_known
-from tracking.runs import Run, Series, find_runs, group_runs, read_run
-from tracking.sections import METRIC_BLOCKS
-from tracking.table import (
+from tests.tracking.report.synthetic_runs import write_finding, write_run
+from tracking.report.figures import (
     COLUMNS,
     Statistic,
     final_figures,
@@ -17,6 +14,9 @@ from tracking.table import (
     write_number,
     write_statistic,
 )
+from tracking.report.page_charts import METRIC_BLOCKS
+from tracking.report.runs import Run, Series, find_runs, group_runs, read_run
+from tracking.row import is_known
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,9 @@ from statistics import fmean
 
 import pytest
 
-from tests.tracking.synthetic_runs import write_finding, write_run
-from tracking.runs import find_runs, group_runs
-from tracking.sentences import cautions, findings
+from tests.tracking.report.synthetic_runs import write_finding, write_run
+from tracking.report.findings import cautions, findings
+from tracking.report.runs import find_runs, group_runs
 
 
 @pytest.fixture(scope="module")

@@ -24,12 +24,12 @@ from wandb.sdk.lib import runid
 
 from tracking.alerts import Alert
 from tracking.base import Row
-from tracking.bounded import within
-from tracking.long_table import CHARTS, COLUMNS, TABLE_KEY, long_table, read_rows
-from tracking.wandb_account import Mode, finish_timeout_s, first_line, resolve_mode, say, sdk_settings
-from tracking.wandb_artifacts import log_artifacts
-from tracking.wandb_charts import custom_chart
-from tracking.wandb_estimate import consume_estimate
+from tracking.online.account import Mode, finish_timeout_s, first_line, resolve_mode, say, sdk_settings
+from tracking.online.artifacts import log_artifacts
+from tracking.online.charts import custom_chart
+from tracking.online.estimate import consume_estimate
+from tracking.online.long_table import CHARTS, COLUMNS, TABLE_KEY, long_table, read_rows
+from tracking.online.timeout import within
 
 PREEMPTED = 128 + signal.SIGTERM  # the exit code of a run that was asked to stop
 

@@ -31,7 +31,7 @@ from semi.run_folder import resume_point, run_folder
 from tracking.alerts import AlertSink, AlertTracker, print_alert
 from tracking.base import Fanout, Tracker
 from tracking.local import LocalTracker
-from tracking.metrics import ROW
+from tracking.row import ROW
 
 USER_ERROR = 2
 

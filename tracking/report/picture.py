@@ -9,10 +9,10 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from tracking.charts import ORIG, REFINED, TARGET, TRUE, ShareTables, share_top, shares_chart
-from tracking.runs import Group, Regime, Run
-from tracking.shares import share_summary, share_tables, shown_run
-from tracking.table import statistic, write_statistic
+from tracking.report.charts import ORIG, REFINED, TARGET, TRUE, ShareTables, share_top, shares_chart
+from tracking.report.class_shares import share_summary, share_tables, shown_run
+from tracking.report.figures import statistic, write_statistic
+from tracking.report.runs import Group, Regime, Run
 
 PICTURE_WIDTH = 900
 PIXELS_PER_POINT = 2  # sharp on dense screens

@@ -1,0 +1,200 @@
+"""Lay out this project's panels at W&B: python -m tracking.workspace --entity E --project P.
+
+Makes the custom charts of tracking/online/vega known to the entity, and in the project a workspace and a report that
+compares two ratios side by side. A second run updates them. `--print` shows what would be sent and asks no server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import wandb
+import wandb_workspaces.reports.v2 as wr
+import wandb_workspaces.workspaces as ws
+
+from tracking.online.account import first_line, has_account
+from tracking.online.long_table import CHARTS, TABLE_KEY
+from tracking.online.panels import REPORT_PANELS, SECTIONS, Custom, Panel, placed
+
+VIEW = "darpregimes"  # the workspace's name in its address: one view, however often this runs
+NAME = "DARP: regimes"
+TITLE = "Few labels or many: what becomes of the pseudo-labels"
+
+
+def panel(shown: Panel, entity: str, x: int, y: int, width: int, height: int) -> Any:
+    """A panel as wandb-workspaces has it."""
+    layout = wr.Layout(x=x, y=y, w=width, h=height)
+    if isinstance(shown, Custom):
+        return wr.CustomChart(
+            query={"summaryTable": {"tableKey": TABLE_KEY}},
+            chart_name=f"{entity}/{shown.chart.preset}",
+            chart_fields=shown.chart.fields,
+            chart_strings={"title": shown.chart.title},
+            layout=layout,
+        )
+    return wr.LinePlot(
+        title=shown.title,
+        x="epoch",
+        y=list(shown.keys),
+        metric_regex=shown.pattern or None,
+        log_y=shown.log or None,
+        layout=layout,
+    )
+
+
+def grid(panels: Sequence[Panel], entity: str) -> list[Any]:
+    return [panel(shown, entity, *place) for shown, *place in placed(panels)]
+
+
+def workspace(entity: str, project: str) -> ws.Workspace:
+    """The workspace, not saved."""
+    made = ws.Workspace(
+        entity=entity,
+        project=project,
+        name=NAME,
+        sections=[
+            ws.Section(name=section.name, panels=grid(section.panels, entity), is_open=True)
+            for section in SECTIONS
+        ],
+        settings=ws.WorkspaceSettings(x_axis="epoch", max_runs=24),
+        auto_generate_panels=False,
+    )
+    made._internal_name = f"nw-{VIEW}-v"
+    return made
+
+
+def report(
+    entity: str, project: str, *, ratios: Sequence[float], sweep: str = "", group: str = ""
+) -> wr.Report:
+    """The report, not saved: one run set a ratio, of one sweep or group where given."""
+    within = [f"Metric('Sweep') = '{sweep}'"] if sweep else []
+    within += [f"Metric('Group') = '{group}'"] if group else []
+    runsets = [
+        wr.Runset(
+            entity=entity,
+            project=project,
+            name=f"ratio {ratio:g}",
+            filters=" and ".join([f"Config('ratio') = {ratio:g}", *within]),
+        )
+        for ratio in ratios
+    ]
+    compared, detail = REPORT_PANELS
+    blocks: list[Any] = [
+        wr.P(
+            "How imbalanced are the pseudo-labels with few unlabeled images for each label, and with many? "
+            "Raw: what the network guesses. Refined: what DARP makes of it, and training uses."
+        ),
+        wr.H2("Side by side"),
+        wr.PanelGrid(runsets=runsets, panels=grid(compared, entity)),
+    ]
+    for runset in runsets:
+        blocks += [wr.H2(runset.name), wr.PanelGrid(runsets=[runset], panels=grid(detail, entity))]
+    return wr.Report(entity=entity, project=project, title=TITLE, blocks=blocks, width="fluid")
+
+
+def save(made: ws.Workspace, written: wr.Report) -> None:
+    """Create both, or replace what an earlier call made."""
+    api = wandb.Api()
+    entity, project = made.entity, made.project
+    if project not in {found.name for found in api.projects(entity)}:
+        api.create_project(project, entity)
+    with contextlib.suppress(ValueError):  # it is not there yet
+        made._internal_id = ws.Workspace.from_url(made.url)._internal_id
+    made.save()
+    for there in api.reports(f"{entity}/{project}"):
+        if there.display_name == TITLE:
+            written.id = there.id
+    written.save()
+
+
+def register_charts(entity: str) -> list[str]:
+    """Make the custom charts known to the entity; returns a sentence for each that the server did not take."""
+    api, problems = wandb.Api(), []
+    for chart in CHARTS:
+        try:
+            api.create_custom_chart(
+                entity=entity,
+                name=chart.preset,
+                display_name=chart.title,
+                spec_type="vega2",
+                access="private",
+                spec=chart.spec(),
+            )
+        except Exception as error:  # noqa: PERF203  such as a chart of that name that is there from an earlier call
+            problems.append(f"chart {entity}/{chart.preset} left as it is: {first_line(error)}")
+    return problems
+
+
+def as_data(made: ws.Workspace, written: wr.Report) -> dict[str, Any]:
+    """What would be sent, as plain values. A run set needs a server for that: its filter is shown."""
+
+    def plain(part: Any) -> Any:
+        return part._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
+
+    def block(part: Any) -> Any:
+        if not isinstance(part, wr.PanelGrid):
+            return plain(part)
+        runsets = [{"name": runset.name, "filters": runset.filters} for runset in part.runsets]
+        return {"type": "panel-grid", "runSets": runsets, "panels": [plain(panel) for panel in part.panels]}
+
+    return {
+        "charts": {f"{made.entity}/{chart.preset}": chart.spec() for chart in CHARTS},
+        "workspace": plain(made)["spec"],
+        "report": {"title": written.title, "blocks": [block(part) for part in written.blocks]},
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tracking.workspace",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--entity", default=os.environ.get("WANDB_ENTITY", ""), help="user or team (WANDB_ENTITY)"
+    )
+    parser.add_argument(
+        "--project", default=os.environ.get("WANDB_PROJECT", ""), help="project (WANDB_PROJECT)"
+    )
+    parser.add_argument("--ratios", default="2,500", help="ratios that the report compares (default: 2,500)")
+    parser.add_argument("--sweep", default="", help="only runs of this sweep, by its id, in the report")
+    parser.add_argument(
+        "--group", default="", help="only runs of this group, such as an offline sweep's file name"
+    )
+    parser.add_argument("--print", action="store_true", help="show what would be sent and stop")
+    given = parser.parse_args()
+    for name in ("entity", "project"):
+        if not getattr(given, name):
+            parser.error(f"--{name}: name yours, or set WANDB_{name.upper()}")
+    try:
+        ratios = [float(ratio) for ratio in given.ratios.split(",")]
+    except ValueError:
+        parser.error(f"--ratios {given.ratios}: use numbers separated by commas, such as 2,500")
+    made = workspace(given.entity, given.project)
+    written = report(given.entity, given.project, ratios=ratios, sweep=given.sweep, group=given.group)
+    if given.print:
+        json.dump(as_data(made, written), sys.stdout, indent=1)
+        print()
+        return 0
+    if not has_account():
+        parser.error("no W&B key here: run `wandb login` first, or look at it with --print")
+    try:
+        problems = register_charts(given.entity)
+        save(made, written)
+    except Exception as error:  # the SDK raises many kinds here, not all of them wandb.Error
+        print(f"python -m tracking.workspace: {first_line(error)}", file=sys.stderr)
+        return 1
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print(f"workspace: {made.url}\nreport: {written.url}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
