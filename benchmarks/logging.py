@@ -8,7 +8,6 @@ No step waits for a tracker: rows are logged between epochs, so time/log is all 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -16,10 +15,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tracking.base import Row
+from tracking.local import read_rows
+
 ROOT = Path(__file__).parents[1]
 
 
-def measure(mode: str, epochs: int, steps: int) -> list[dict[str, float]]:
+def measure(mode: str, epochs: int, steps: int) -> list[Row]:
     """Rows of a real run of `epochs` + 1 epochs, as train_with_wandb.py leaves them."""
     with tempfile.TemporaryDirectory() as folder:
         flags = [
@@ -38,9 +40,7 @@ def measure(mode: str, epochs: int, steps: int) -> list[dict[str, float]]:
             stderr=subprocess.DEVNULL,
             check=True,
         )
-        lines = (Path(folder) / "r" / "metrics.jsonl").read_text().splitlines()
-    rows: list[dict[str, float]] = [json.loads(line) for line in lines]
-    return rows
+        return read_rows(Path(folder) / "r")
 
 
 def main() -> int:

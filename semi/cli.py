@@ -81,6 +81,16 @@ def help_of(spec: dataclasses.Field[Any]) -> str:
     return f"{spec.metadata['help']} (default: {spec.default!r}){note}"
 
 
+def switches(option_classes: Iterable[type]) -> dict[str, dataclasses.Field[Any]]:
+    """Flag name -> field, of flags that are short for one choice of a field: `--darp` is `--refine darp`."""
+    return {
+        spec.metadata["switch"]: spec
+        for options in option_classes
+        for spec in dataclasses.fields(options)
+        if spec.metadata["switch"]
+    }
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message)
@@ -93,20 +103,31 @@ def build_parser(description: str, *option_classes: type) -> argparse.ArgumentPa
         "--config", metavar="FILE", help="a preset in YAML, such as configs/digits_regime_few.yaml"
     )
     parser.add_argument("--_wandb", help=argparse.SUPPRESS)  # requeued sweep trials carry it
+    groups: dict[str, Any] = {}
     for options in option_classes:
         hints = typing.get_type_hints(options)
-        group = parser.add_argument_group(options.__name__)
         for spec in dataclasses.fields(options):
+            heading = spec.metadata["group"]
+            if heading not in groups:
+                groups[heading] = parser.add_argument_group(heading)
             kind, _ = _base_type(hints[spec.name])
             extra: dict[str, Any] = {"nargs": "?", "const": "true"} if kind is bool else {}
             choices = spec.metadata["choices"]
-            group.add_argument(
+            groups[heading].add_argument(
                 *spellings(spec),
                 dest=spec.name,
                 metavar="{" + ",".join(choices) + "}" if choices else kind.__name__.upper(),
                 help=help_of(spec).replace("%", "%%"),
                 **extra,
             )
+            if switch := spec.metadata["switch"]:
+                groups[heading].add_argument(
+                    f"--{switch}",
+                    nargs="?",
+                    const="true",
+                    metavar="BOOL",
+                    help=f"Short for --{spec.name} {switch}.",
+                )
     return parser
 
 
@@ -127,7 +148,7 @@ def read_preset(path: str, option_classes: Sequence[type]) -> dict[str, Any]:
         for o in option_classes
         for spec in dataclasses.fields(o)
         for s in spellings(spec)
-    }
+    } | {name: name for name in switches(option_classes)}
     preset: dict[str, Any] = {}
     for key, value in content.items():
         if str(key) not in names:
@@ -142,13 +163,15 @@ def parse(argv: Sequence[str] | None, description: str, *option_classes: type[An
     namespace, unknown = parser.parse_known_args(argv)
     given = vars(namespace)
     flags = [s for options in option_classes for spec in dataclasses.fields(options) for s in spellings(spec)]
+    flags += [f"--{name}" for name in switches(option_classes)]
     for argument in unknown:
         if argument.startswith("--"):
             name = argument.split("=")[0]
             raise ConfigError(f"unknown flag {name}.{nearest(name, flags)}")
         raise ConfigError(f"unexpected argument {argument}: values follow a flag such as --dataset")
     values = read_preset(given["config"], option_classes) if "config" in given else {}
-    values.update({k: v for k, v in given.items() if k not in ("config", "_wandb")})
+    values = _resolved(values, option_classes)
+    values |= _resolved({k: v for k, v in given.items() if k not in ("config", "_wandb")}, option_classes)
     fields = {spec.name for options in option_classes for spec in dataclasses.fields(options)}
     for name, value in list(values.items()):  # --est wandb:NAME is --est --est_from NAME
         if f"{name}_from" in fields and str(value).startswith("wandb:"):
@@ -159,3 +182,20 @@ def parse(argv: Sequence[str] | None, description: str, *option_classes: type[An
         own = {spec.name: spec.metadata["choices"] for spec in dataclasses.fields(options)}
         parsed.append(options(**{k: convert(k, v, hints[k], own[k]) for k, v in values.items() if k in own}))
     return parsed
+
+
+def _resolved(values: dict[str, Any], option_classes: Iterable[type]) -> dict[str, Any]:
+    """`values` with each switch turned into a value of its field; a switch that is off leaves another choice alone."""
+    for switch, spec in switches(option_classes).items():
+        if switch not in values:
+            continue
+        on, given = convert(switch, values[switch], bool), values.get(spec.name)
+        if (on and given not in (None, switch)) or (not on and given == switch):
+            shown = switch if on else f"{switch}=false"
+            raise ConfigError(
+                f"--{spec.name} {given}: contradicts --{shown}; --{switch} is short for --{spec.name} {switch}, "
+                "use one of them"
+            )
+        rest = {key: value for key, value in values.items() if key != switch}
+        values = rest | {spec.name: switch if on else given or spec.default}
+    return values

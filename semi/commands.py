@@ -25,7 +25,7 @@ from semi.estimation import (
     print_estimate,
     read_record,
 )
-from semi.job import build_job, describe, warnings
+from semi.job import build_job, describe, never_refines, warnings
 from semi.loop import run
 from semi.run_folder import resume_point, run_folder
 from tracking.alerts import AlertSink, AlertTracker, print_alert
@@ -67,7 +67,9 @@ def train(
             file=sys.stderr,
         )
         if config.dry_run:
-            print(yaml.safe_dump({"config": describe(job), "row": ROW}, sort_keys=False), end="")
+            print(yaml.safe_dump({"config": describe(job), "row": ROW}, sort_keys=False), end="", flush=True)
+            if sentence := never_refines(config):
+                print(sentence, file=sys.stderr)
             return 0
         others = more(folder, consumed, *options) if more else ()
         run(job, folder, resume_from, Fanout([LocalTracker(folder), *others, watch(config, folder, others)]))

@@ -1,6 +1,8 @@
 """The configuration of a run: one frozen dataclass, validated once. Each field is also a flag and a preset's key.
 
 Names and defaults of the first public implementation of DARP ("the original") stay as they are, `-` and `_` included.
+What kind a field is stands on the field itself (`kind`): run names, digests, the checks of a resume and the groups of
+the report all derive from it.
 """
 
 from __future__ import annotations
@@ -9,21 +11,21 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from data import DATASETS
 from models import ARCHS
-from semi.methods import METHODS
 
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SOLVERS = ("exact", "reference")
-REFINEMENTS = ("darp", "align", "sinkhorn", "none")
-NOT_SHAPING = frozenset(  # fields that do not change what a run computes
-    {
-        "data_dir", "out", "gpu", "resume", "run_name", "overwrite", "dry_run", "estimation_dir",
-        "alerts", "stop_on_collapse",
-    }
-)  # fmt: skip
+REFINEMENTS = ("none", "darp", "align", "sinkhorn")
+METHOD_NAMES = ("mix", "remix", "fix", "pseudo", "sup")  # semi/methods has one file for each
+
+# What a field does to a run. shaping: another value is another run. refinement: the same, but only where the
+# pseudo-labels are refined; a raw run and its refined counterpart may differ in it. incidental: the run computes the
+# same whatever the value is.
+Kind = Literal["shaping", "refinement", "incidental"]
 
 
 class ConfigError(ValueError):
@@ -31,62 +33,102 @@ class ConfigError(ValueError):
 
 
 def flag(
-    default: Any, help: str, *, flags: Sequence[str] = (), choices: Sequence[str] = (), differs: str = ""
+    default: Any,
+    help: str,
+    *,
+    flags: Sequence[str] = (),
+    choices: Sequence[str] = (),
+    differs: str = "",
+    group: str = "training",
+    kind: Kind = "shaping",
+    switch: str = "",
 ) -> Any:
     """A dataclass field that is also a flag.
 
-    `flags` lists spellings other than the field's own name; `differs` says where a flag of the original does
-    something else here on purpose.
+    Args:
+        flags: spellings other than the field's own name.
+        differs: where a flag of the original does something else here on purpose.
+        group: heading of --help under which the flag stands.
+        kind: what another value does to a run.
+        switch: one of `choices` for which there is a flag of its own: `--darp` is short for `--refine darp`.
     """
-    metadata = {"help": help, "flags": tuple(flags), "choices": tuple(choices), "differs": differs}
+    metadata = {
+        "help": help,
+        "flags": tuple(flags),
+        "choices": tuple(choices),
+        "differs": differs,
+        "group": group,
+        "kind": kind,
+        "switch": switch,
+    }
     return field(default=default, metadata=metadata)
+
+
+def fields_of_kind(options: Any, kind: Kind) -> frozenset[str]:
+    """Names of the fields of a configuration (class or instance) that are of this kind."""
+    return frozenset(spec.name for spec in dataclasses.fields(options) if spec.metadata["kind"] == kind)
+
+
+def kinds_of(options: Any) -> dict[str, list[str]]:
+    """Kind -> names of the fields that make up a run; what a run folder keeps for those who compare runs."""
+    return {kind: sorted(fields_of_kind(options, kind)) for kind in ("shaping", "refinement")}
+
+
+data_flag = partial(flag, group="data")
+method_flag = partial(flag, group="method")
+refinement_flag = partial(flag, group="refinement", kind="refinement")
+folder_flag = partial(flag, group="run folder", kind="incidental")
+wandb_flag = partial(flag, group="W&B", kind="incidental")
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Which images, which labels, which network: what training and estimation share."""
 
-    dataset: str = flag("cifar10", "images; digits needs no file", choices=DATASETS)
-    arch: str = flag("wrn28_2", "network; small makes runs on a CPU practical", choices=ARCHS)
-
-    # Which labels
-    num_max: int = flag(1500, "labeled images of the largest class")
-    ratio: float = flag(2.0, "unlabeled images of the largest class, as a multiple of num_max")
-    imb_ratio_l: float = flag(
-        100.0, "largest over smallest class of the labeled set (gamma_l); 1 is balanced"
+    dataset: str = data_flag("cifar10", "Data set. digits needs no files.", choices=DATASETS)
+    num_max: int = data_flag(1500, "Labeled images of the largest class.")
+    ratio: float = data_flag(2.0, "Unlabeled images of the largest class, as a multiple of --num_max.")
+    imb_ratio_l: float = data_flag(
+        100.0, "Largest class over smallest class in the labeled set (gamma_l). 1 is balanced."
     )
-    imb_ratio_u: float = flag(100.0, "the same of the unlabeled set (gamma_u)")
-    imb_ratio_u_reversed: bool = flag(False, "the largest labeled class is the smallest unlabeled one")
-    step: bool = flag(
+    imb_ratio_u: float = data_flag(100.0, "The same in the unlabeled set (gamma_u).")
+    imb_ratio_u_reversed: bool = data_flag(
+        False, "Reverse the unlabeled imbalance: the largest labeled class is the smallest unlabeled one."
+    )
+    step: bool = data_flag(
         False,
-        "two class sizes, the first half of the classes full, instead of a long tail",
+        "Two class sizes instead of a long tail: the first half of the classes is full.",
         differs="it was ignored",
     )
-    shuffle_split: str = flag(
+    shuffle_split: str = data_flag(
         "",
-        "shuffle each class before splitting: a number to seed it with, or the word seed for --seed; empty: file order",
+        "Shuffle each class before splitting. Give a number as the seed, or the word seed to use --seed. "
+        "Empty: take the images in file order.",
     )
+    data_dir: str = data_flag("dataset", "Folder of the image files.", flags=["data-dir"], kind="incidental")
 
-    mix_alpha: float = flag(0.75, "mixup: both parameters of the Beta distribution")
-    batch_size: int = flag(64, "labeled images a step, and as many unlabeled ones", flags=["batch-size"])
+    arch: str = flag("wrn28_2", "Network. small is for runs on a CPU.", choices=ARCHS)
+    mix_alpha: float = method_flag(0.75, "Both parameters of mixup's Beta distribution.")
+    batch_size: int = flag(64, "Labeled images in a step, and as many unlabeled ones.", flags=["batch-size"])
     seed: int = flag(
-        0, "seeds everything", flags=["manualSeed"], differs="it seeded the order of the data alone"
+        0, "Seed of everything random.", flags=["manualSeed"], differs="it seeded the order of the data alone"
     )
     gpu: str = flag(
         "0",
-        "number among the visible GPUs; cpu for none",
-        differs="without that GPU the run goes on elsewhere and says so; CUDA_VISIBLE_DEVICES stays as it is",
+        "Number of the GPU among the visible ones. cpu: use none.",
+        kind="incidental",
+        differs="falls back to the CPU with a warning if that GPU is missing; CUDA_VISIBLE_DEVICES is not changed",
     )
-    data_dir: str = flag("dataset", "folder of the image files", flags=["data-dir"])
 
-    # Estimation of the unlabeled class distribution
-    num_val: int = flag(
-        10, "estimation: labeled images of each class that are held out (half of a class with fewer)"
+    num_val: int = refinement_flag(
+        10, "Estimation: labeled images of each class to hold out (half of a class that has fewer)."
     )
-    th_cond: float = flag(
-        100.0, "estimation: the confusion matrix's condition number that is too large to invert"
+    th_cond: float = refinement_flag(
+        100.0, "Estimation: reject a confusion matrix whose condition number reaches this."
     )
-    estimation_dir: str = flag("estimation", "folder of the cached estimates")
+    estimation_dir: str = refinement_flag(
+        "estimation", "Estimation: folder of the cached estimates.", kind="incidental"
+    )
 
     @property
     def split_seed(self) -> int | None:
@@ -104,100 +146,100 @@ class DataConfig:
 class Config(DataConfig):
     """A training run."""
 
-    semi_method: str = flag("mix", "how unlabeled images are used", choices=tuple(METHODS))
-
-    # Refinement of the pseudo-labels
-    refine: str = flag(
-        "",
-        "what moves the pseudo-labels towards the target distribution: darp; align, one rescaling; sinkhorn, entropic "
-        "transport; none; empty: as --darp says",
-        choices=REFINEMENTS,
-    )
-    darp: bool = flag(False, "short for --refine darp")
-    warm: int = flag(500, "refine in epochs after this one (counted from 0)")
-    alpha: float = flag(
-        2.0, "keep the int(alpha * target count) surest entries of each class; the paper's delta"
-    )
-    num_iter: int = flag(10, "steps from one refinement to the next")
-    iter_T: int = flag(
-        10,
-        "rounds of the published scheme",
-        differs="used with --solver reference alone; the exact solver goes on until it has converged",
-    )
-    solver: str = flag(
-        "exact", "exact: Newton on the dual; reference: the published coordinate scheme", choices=SOLVERS
-    )
-
-    est: bool = flag(
-        False,
-        "aim at the estimated unlabeled class distribution, not the labeled one; estimated if it is not",
-        differs="for every data set and setting, estimated when needed; it read four fixed files",
-    )
-    est_from: str = flag(
-        "", "the estimate of this W&B artifact; short: --est wandb:ENTITY/PROJECT/NAME:ALIAS"
-    )
-    est_epochs: int = flag(200, "epochs of that estimation")
-    est_val_iteration: int = flag(200, "steps of an epoch of that estimation")
-
-    # Method
-    tau: float = flag(0.95, "FixMatch: least refined confidence for a pseudo-label to count")
-    lambda_u: float | None = flag(
+    semi_method: str = method_flag("mix", "Semi-supervised method.", choices=METHOD_NAMES)
+    tau: float = method_flag(0.95, "FixMatch: smallest refined confidence at which a pseudo-label counts.")
+    lambda_u: float | None = method_flag(
         None,
-        "weight of the unlabeled loss of mix and remix; None: 75 with mix, 1.5 with remix",
+        "Weight of the unlabeled loss of mix and remix. None: 75 with mix, 1.5 with remix.",
         flags=["lambda-u"],
         differs="a value that is given holds with remix too",
     )
-    T: float = flag(0.5, "sharpening temperature of MixMatch and ReMixMatch")
-    align: bool = flag(False, "ReMixMatch: align guesses with the labeled class distribution")
-    w_rot: float = flag(0.5, "ReMixMatch: weight of the rotation loss")
-    w_ent: float = flag(0.5, "ReMixMatch: weight of the loss on the first strong view")
+    T: float = method_flag(0.5, "Sharpening temperature of MixMatch and ReMixMatch.")
+    align: bool = method_flag(False, "ReMixMatch: align the guesses with the labeled class distribution.")
+    w_rot: float = method_flag(0.5, "ReMixMatch: weight of the rotation loss.")
+    w_ent: float = method_flag(0.5, "ReMixMatch: weight of the loss on the first strong view.")
 
-    # Optimisation
-    epochs: int = flag(500, "epochs", flags=["epoch"])
+    refine: str = refinement_flag(
+        "none",
+        "How to move the pseudo-labels towards the target class distribution. darp: the convex problem. "
+        "align: one rescaling. sinkhorn: entropic transport.",
+        choices=REFINEMENTS,
+        switch="darp",
+    )
+    warm: int = refinement_flag(500, "Refine after this epoch. Epochs count from 0.")
+    alpha: float = refinement_flag(
+        2.0, "Keep the int(alpha * target count) most confident entries of each class (the paper's delta)."
+    )
+    num_iter: int = refinement_flag(10, "Steps from one refinement to the next.")
+    iter_T: int = refinement_flag(
+        10,
+        "Rounds of the published scheme.",
+        differs="only --solver reference uses it; the exact solver stops when it has converged",
+    )
+    solver: str = refinement_flag(
+        "exact",
+        "exact: Newton's method on the dual. reference: the published coordinate scheme.",
+        choices=SOLVERS,
+    )
+    est: bool = refinement_flag(
+        False,
+        "Use the estimated unlabeled class distribution as the target, not the labeled one. "
+        "A missing estimate is made first.",
+        differs="works for every data set and setting; it read four fixed files",
+    )
+    est_from: str = refinement_flag(
+        "", "Use the estimate in this W&B artifact. Short form: --est wandb:ENTITY/PROJECT/NAME:ALIAS"
+    )
+    est_epochs: int = refinement_flag(200, "Epochs of that estimation.")
+    est_val_iteration: int = refinement_flag(200, "Steps in an epoch of that estimation.")
+
+    epochs: int = flag(500, "Number of epochs.", flags=["epoch"])
     start_epoch: int = flag(
         0,
-        "number of the first epoch when nothing is resumed",
+        "Number of the first epoch when nothing is resumed.",
         flags=["start-epoch"],
-        differs="a resumed run goes on at its own epoch",
+        differs="a resumed run continues at its own epoch",
     )
     val_iteration: int = flag(
-        500, "steps an epoch; then evaluation and one row of the log", flags=["val-iteration"]
+        500, "Steps in an epoch. Each epoch ends with an evaluation and one row.", flags=["val-iteration"]
     )
-    lr: float = flag(0.002, "learning rate of Adam", flags=["learning-rate"])
-    ema_decay: float = flag(0.999, "decay of the averaged weights that are evaluated", flags=["ema-decay"])
-
-    # Where
-    out: str = flag(
-        "result",
-        "folder of the runs; each run gets a folder of its own in it",
-        differs="the run's own folder holds every setting in its name and is never overwritten",
-    )
-    run_name: str = flag("", "name of the run's folder; default: made from the configuration")
-    resume: str = flag(
-        "",
-        "a checkpoint.pt to go on from; auto: this run's own if there is one; "
-        "wandb:ENTITY/PROJECT/NAME:ALIAS with train_with_wandb.py: an artifact",
-        differs="everything is restored: pseudo-labels, random states, the last 20 epochs",
-    )
-    overwrite: bool = flag(False, "start again in a folder that holds a run; the old one is kept beside it")
+    lr: float = flag(0.002, "Learning rate of Adam.", flags=["learning-rate"])
+    ema_decay: float = flag(0.999, "Decay of the averaged weights that are evaluated.", flags=["ema-decay"])
     alerts: bool = flag(
-        True, "say when pseudo-labels collapse, a class dies, refinement or the loss fails, and what helps"
+        True,
+        "Warn when pseudo-labels collapse, a class dies, or the refinement or the loss fails.",
+        kind="incidental",
     )
     stop_on_collapse: bool = flag(
-        False, "end with exit code 3 when pseudo-labels collapse or the loss is not finite"
+        False,
+        "Stop with exit code 3 when pseudo-labels collapse or the loss is not finite.",
+        kind="incidental",
     )
-    dry_run: bool = flag(False, "say what would run and be logged, and stop", flags=["dry-run"])
+
+    out: str = folder_flag(
+        "result",
+        "Folder of the runs. Each run has its own folder in it.",
+        differs="the run's folder is named after its settings and is never overwritten",
+    )
+    run_name: str = folder_flag("", "Name of the run's folder. Empty: made from the settings.")
+    resume: str = folder_flag(
+        "",
+        "Continue from this checkpoint.pt. auto: from the run's own checkpoint, if it has one. "
+        "wandb:ENTITY/PROJECT/NAME:ALIAS: from an artifact (train_with_wandb.py).",
+        differs="everything is restored: pseudo-labels, random states, the last 20 epochs",
+    )
+    overwrite: bool = folder_flag(False, "Start again in a folder that holds a run. The old folder is kept.")
+    dry_run: bool = folder_flag(
+        False, "Print the resolved configuration and the logged keys, then stop.", flags=["dry-run"]
+    )
 
     def __post_init__(self) -> None:
         _validate(self)
-        refinement = self.refinement  # two spellings of one configuration become one, with one run name
-        object.__setattr__(self, "darp", refinement == "darp")
-        object.__setattr__(self, "refine", refinement if refinement in ("align", "sinkhorn") else "")
 
     @property
-    def refinement(self) -> str:
-        """One of `REFINEMENTS`, whichever flag asked for it."""
-        return self.refine or ("darp" if self.darp else "none")
+    def refines(self) -> bool:
+        """Whether anything moves the pseudo-labels."""
+        return self.refine != "none"
 
     @property
     def unlabeled_weight(self) -> float:
@@ -209,14 +251,14 @@ class Config(DataConfig):
 class EstimateConfig(DataConfig):
     """An estimation of the unlabeled class distribution: a supervised training with the original's recipe."""
 
-    epochs: int = flag(200, "epochs", flags=["epoch"])
-    val_iteration: int = flag(200, "steps an epoch", flags=["val-iteration"])
+    epochs: int = flag(200, "Number of epochs.", flags=["epoch"])
+    val_iteration: int = flag(200, "Steps in an epoch.", flags=["val-iteration"])
     lr: float = flag(
         0.1,
-        "learning rate of SGD; a tenth after 80 % and again after 90 % of the epochs",
+        "Learning rate of SGD. It falls to a tenth after 80 % and again after 90 % of the epochs.",
         flags=["learning-rate"],
     )
-    overwrite: bool = flag(False, "estimate again although a cached estimate is there")
+    overwrite: bool = folder_flag(False, "Estimate again although a cached estimate is there.")
 
     def __post_init__(self) -> None:
         _validate_data(self)
@@ -227,22 +269,26 @@ class EstimateConfig(DataConfig):
 class WandbOptions:
     """Flags of train_with_wandb.py beside those of a run. The environment's WANDB_* variables win over them."""
 
-    wandb_mode: str = flag("auto", "auto: online with a stored key, else offline", choices=WANDB_MODES)
-    wandb_project: str = flag("", "W&B project; default: WANDB_PROJECT, else darp")
-    wandb_entity: str = flag("", "W&B user or team; default: WANDB_ENTITY, else the account's own")
-    wandb_group: str = flag("", "W&B group; default: the regime (data set, ratio, num_max, imbalance)")
-    wandb_tags: str = flag("", "tags, separated by commas, beside data set, method and refinement")
-    wandb_machine_info: bool = flag(
-        True, "false keeps host, paths, hardware, git and console output on this machine"
+    wandb_mode: str = wandb_flag("auto", "auto: online with a stored key, else offline.", choices=WANDB_MODES)
+    wandb_project: str = wandb_flag("", "W&B project. Empty: WANDB_PROJECT, else darp.")
+    wandb_entity: str = wandb_flag("", "W&B user or team. Empty: WANDB_ENTITY, else the account's own.")
+    wandb_group: str = wandb_flag(
+        "", "W&B group. Empty: the regime (data set, ratio, num_max and imbalance)."
     )
-    wandb_artifacts: bool = flag(
-        False,
-        "upload the best and the last checkpoint (some 25 MB each with wrn28_2 on CIFAR-10) and the pseudo-labels "
-        "(8 bytes x images x classes: 4 MB there, 36 MB on CIFAR-100) when the run ends",
+    wandb_tags: str = wandb_flag(
+        "", "Tags, separated by commas, in addition to data set, method and refinement."
     )
-    wandb_charts: bool = flag(
+    wandb_machine_info: bool = wandb_flag(
+        True, "false: keep host name, paths, hardware, git data and console output on this machine."
+    )
+    wandb_artifacts: bool = wandb_flag(
         False,
-        "draw the custom charts on each run's own page too; `python -m tracking.workspace` makes them known once",
+        "Upload the best and the last checkpoint (about 25 MB each with wrn28_2 on CIFAR-10) and the pseudo-labels "
+        "(8 bytes x images x classes: 4 MB there, 36 MB on CIFAR-100) when the run ends.",
+    )
+    wandb_charts: bool = wandb_flag(
+        False,
+        "Draw the custom charts on each run's own page. Run `python -m tracking.workspace` once before.",
     )
 
     def __post_init__(self) -> None:
@@ -252,7 +298,7 @@ class WandbOptions:
 def _require_choices(options: DataConfig | WandbOptions) -> None:
     for spec in dataclasses.fields(options):
         value, choices = getattr(options, spec.name), spec.metadata["choices"]
-        if choices and value not in choices and value != spec.default:
+        if choices and value not in choices:
             raise ConfigError(f"--{spec.name} {value}: use one of {', '.join(choices)}")
 
 
@@ -291,10 +337,6 @@ def _validate(config: Config) -> None:
         config, 1, "num_iter", "iter_T", "epochs", "val_iteration", "est_epochs", "est_val_iteration"
     )
     _require_positive(config, "alpha", "T", "lr")
-    if config.darp and config.refine not in ("", "darp"):
-        raise ConfigError(
-            f"--refine {config.refine}: contradicts --darp, which is short for --refine darp; give one of the two"
-        )
     if not 0 < config.tau <= 1:
         raise ConfigError(f"--tau {config.tau}: the threshold is a probability; use a value in (0, 1]")
     if not 0 <= config.ema_decay < 1:

@@ -9,7 +9,6 @@ how, and also gives what the original's rule would have. It is cached in `<estim
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,11 @@ from models import Classifier, build_model
 from semi.config import Config, ConfigError, DataConfig, EstimateConfig
 from semi.losses import soft_cross_entropy
 from semi.mixing import mixup
+from semi.run_folder import digest
 from semi.split import split_for
 from tracking.local import write_atomically
+from tracking.regime import regime_name
 
-NOT_SHAPING = frozenset({"data_dir", "gpu", "estimation_dir", "overwrite"})
 DROPS = (0.8, 0.9)  # shares of the epochs after which the learning rate falls to a tenth
 EVALUATION_BATCH = 500
 
@@ -48,13 +48,7 @@ def estimate_config(config: Config) -> EstimateConfig:
 
 def estimate_path(config: EstimateConfig) -> Path:
     """Where the estimate is cached: a readable name that ends in a digest of all that determines it."""
-    shaping = {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_SHAPING}
-    digest = hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:8]
-    reversed_u = "rev" if config.imb_ratio_u_reversed else ""
-    name = (
-        f"{config.dataset}_r{config.ratio:g}_n{config.num_max}_il{config.imb_ratio_l:g}_iu{config.imb_ratio_u:g}"
-        f"{reversed_u}_s{config.seed}_{digest}.json"
-    )
+    name = f"{regime_name(dataclasses.asdict(config))}_s{config.seed}_{digest(config)}.json"
     return Path(config.estimation_dir) / name
 
 

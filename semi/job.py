@@ -27,13 +27,14 @@ from darp.refiner import TargetSource
 from data import Dataset, Loader, Split, load_dataset, normalize
 from models import Classifier, build_model
 from semi import checkpoint
-from semi.config import NOT_SHAPING, Config, ConfigError
+from semi.config import Config, ConfigError, fields_of_kind, kinds_of
 from semi.ema import Ema
 from semi.estimation import estimate_source
 from semi.methods import METHODS, Method
 from semi.split import split_for
 
 WINDOW = 20  # epochs in the mean that the paper reports
+PUBLISHED_WARM_SHARE = 0.4  # the published experiments refine from epoch 200 of 500 on
 
 
 @dataclass
@@ -145,7 +146,7 @@ def target_for(
 
 
 def build_refiner(config: Config, store: PseudoLabelStore, target_counts: list[float]) -> TargetSource:
-    if config.refinement == "none":
+    if not config.refines:
         return NoRefiner()
     coarse = config.dataset in ("cifar100", "stl10")  # the published tolerances of the coordinate scheme
     published: Callable[..., Any] = partial(solve_reference, rounds=config.iter_T, tol=0.3 if coarse else 0.1)
@@ -159,24 +160,30 @@ def build_refiner(config: Config, store: PseudoLabelStore, target_counts: list[f
         target_counts,
         warm=config.warm,
         num_iter=config.num_iter,
-        solver=solvers[config.refinement],
+        solver=solvers[config.refine],
     )
 
 
 def warnings(job: Job) -> list[str]:
     """What a person should know before hours of training."""
     config, found = job.config, list(job.split.warnings)
-    given = "--darp" if config.darp else f"--refine {config.refinement}"
-    if config.refinement != "none" and config.warm + 1 >= config.epochs:
+    if config.refines and config.semi_method == "sup":
         found.append(
-            f"{given} has no effect: refinement begins after epoch {config.warm} (--warm) and the last epoch is "
-            f"{config.epochs - 1}; lower --warm"
-        )
-    elif config.refinement != "none" and config.semi_method == "sup":
-        found.append(
-            f"{given} changes what is logged, not the training: --semi_method sup learns from labels alone"
+            f"--refine {config.refine} changes what is logged, not the training: "
+            "--semi_method sup learns from labels alone"
         )
     return found
+
+
+def never_refines(config: Config) -> str:
+    """One sentence, with the flag to type, where refinement was asked for and would start after the last epoch."""
+    if not config.refines or config.warm + 1 < config.epochs:
+        return ""
+    warm = min(int(PUBLISHED_WARM_SHARE * config.epochs), config.epochs - 2)
+    return (
+        f"--refine {config.refine} has no effect: refinement starts after epoch {config.warm} (--warm {config.warm}) "
+        f"and training ends with epoch {config.epochs - 1}. Add --warm {warm} to refine from epoch {warm + 1} on."
+    )
 
 
 def describe(job: Job) -> dict[str, Any]:
@@ -184,7 +191,7 @@ def describe(job: Job) -> dict[str, Any]:
     split = job.split
     return {
         **asdict(job.config),
-        "refine": job.config.refinement,
+        "field_kinds": kinds_of(job.config),
         **({"estimate": estimate_source(job.config)} if job.config.est else {}),
         "lambda_u": job.config.unlabeled_weight,
         "device": str(job.device),
@@ -228,8 +235,9 @@ def restore(job: Job, state: dict[str, Any]) -> int:
     Raises ConfigError when the checkpoint's configuration would train something else.
     """
     now = asdict(job.config)
+    free = fields_of_kind(Config, "incidental") | {"epochs"}
     for name, then in state["config"].items():
-        if name not in NOT_SHAPING | {"epochs"} and now.get(name) != then:
+        if name not in free and now.get(name) != then:
             raise ConfigError(
                 f"--{name} {now.get(name)}: the checkpoint was trained with {then}; use that, or start without --resume"
             )

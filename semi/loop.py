@@ -15,7 +15,7 @@ from torch import Tensor
 from semi import checkpoint, stopping
 from semi.device import Stopwatch
 from semi.evaluate import confusion, scores
-from semi.job import Job, describe, restore, snapshot
+from semi.job import Job, describe, never_refines, restore, snapshot
 from semi.methods import Losses
 from semi.progress import Progress
 from semi.run_folder import keep_aside
@@ -43,6 +43,8 @@ def run(job: Job, folder: Path, resume_from: Path | None, tracker: Tracker) -> N
         return
     exit_code = 1
     tracker.start(describe(job) | {"run_name": folder.name}, tracker_state, first_epoch)
+    if sentence := never_refines(config):  # last, where it is seen
+        print(sentence, file=sys.stderr)
     try:
         with Progress(config.epochs * config.val_iteration, first_epoch * config.val_iteration) as progress:
             overhead = {"time/log": 0.0, "time/checkpoint": 0.0}

@@ -24,7 +24,7 @@ from models import build_model
 from semi import checkpoint, stopping
 from semi.checkpoint import CheckpointError
 from semi.cli import parse
-from semi.config import ConfigError, flag
+from semi.config import ConfigError, flag, kinds_of
 from semi.device import pick_device
 from semi.evaluate import confusion, scores
 from semi.load_model import Trained, load_trained
@@ -32,7 +32,7 @@ from semi.methods import METHODS
 from semi.run_folder import keep_aside
 from semi.split import split_for
 from tracking.base import Fanout, Tracker
-from tracking.local import LocalTracker
+from tracking.local import METRICS_FILE, LocalTracker
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # Kang et al., appendix
 
@@ -95,7 +95,7 @@ def folder_for(config: RetrainConfig) -> Path:
         raise ConfigError(f"{config.checkpoint}: no such file; name the checkpoint.pt in a run's folder")
     run = Path(config.checkpoint).resolve().parent
     folder = run.with_name(f"{run.name}_crt")
-    if (folder / "metrics.jsonl").exists() and not config.overwrite:
+    if (folder / METRICS_FILE).exists() and not config.overwrite:
         raise ConfigError(
             f"{folder} already holds a retrained head; use --overwrite (the old one is kept beside it)"
         )
@@ -161,7 +161,7 @@ def describe(trained: Trained, config: RetrainConfig) -> dict[str, Any]:
     run = trained.config
     return {
         **dataclasses.asdict(run),
-        "refine": run.refinement,
+        "field_kinds": kinds_of(run) | {"head": ["head", "head_val_iteration", "head_batch_size", "head_lr"]},
         "lambda_u": run.unlabeled_weight,
         "head": "crt",
         "checkpoint": str(trained.path),

@@ -7,7 +7,9 @@ import hashlib
 import json
 from pathlib import Path
 
-from semi.config import NOT_SHAPING, Config, ConfigError
+from semi.config import Config, ConfigError, DataConfig, fields_of_kind
+from tracking.local import METRICS_FILE, kept_folder
+from tracking.regime import regime_name
 
 
 def default_run_name(config: Config, trial: str | None = None) -> str:
@@ -15,28 +17,17 @@ def default_run_name(config: Config, trial: str | None = None) -> str:
 
     `trial` is the id of a sweep's trial: two trials of one configuration stay apart.
     """
-    shaping = {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_SHAPING}
-    digest = hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:8]
-    reversed_u = "rev" if config.imb_ratio_u_reversed else ""
-    parts = [
-        config.semi_method,
-        config.dataset,
-        f"r{config.ratio:g}",
-        f"n{config.num_max}",
-        f"il{config.imb_ratio_l:g}",
-        f"iu{config.imb_ratio_u:g}{reversed_u}",
-        _refinement(config),
-        f"s{config.seed}",
-        digest,
-    ]
-    return "_".join([*parts, trial] if trial else parts)
+    parts = [config.semi_method, regime_name(dataclasses.asdict(config)), config.refine]
+    parts += [f"a{config.alpha:g}"] if config.refine == "darp" else []  # the others remove no noise
+    parts += [f"w{config.warm}"] if config.refines else []
+    return "_".join([*parts, f"s{config.seed}", digest(config), *([trial] if trial else [])])
 
 
-def _refinement(config: Config) -> str:
-    if config.refinement == "none":
-        return "plain"
-    noise = f"_a{config.alpha:g}" if config.darp else ""  # the others remove no noise
-    return f"{config.refinement}{noise}_w{config.warm}"
+def digest(config: DataConfig) -> str:
+    """Eight hexadecimal digits of all fields that are not incidental."""
+    incidental = fields_of_kind(config, "incidental")
+    shaping = {name: value for name, value in dataclasses.asdict(config).items() if name not in incidental}
+    return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def run_folder(config: Config, trial: str | None = None) -> Path:
@@ -56,7 +47,7 @@ def resume_point(config: Config, folder: Path) -> Path | None:
         return own if own.exists() else None
     if config.resume:
         return Path(config.resume)
-    metrics = folder / "metrics.jsonl"
+    metrics = folder / METRICS_FILE
     if not config.overwrite and metrics.exists() and metrics.stat().st_size > 0:
         raise ConfigError(
             f"--out {config.out}: {folder} already holds a run; go on with --resume auto, "
@@ -66,10 +57,5 @@ def resume_point(config: Config, folder: Path) -> Path | None:
 
 
 def keep_aside(folder: Path) -> Path | None:
-    """Rename a folder that is to be started again to NAME.old-1, -2, ...; returns the new place."""
-    if not folder.exists():
-        return None
-    number = 1
-    while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
-        number += 1
-    return folder.rename(aside)
+    """Rename a folder that is to be started again, so that reports skip it; returns the new place."""
+    return folder.rename(kept_folder(folder)) if folder.exists() else None

@@ -1,7 +1,7 @@
 """Run or check W&B sweep files with no server: python -m sweeps run|check FILE.
 
-`run` executes the trials that `wandb sweep FILE` and `wandb agent` would, as offline runs of one W&B group that
-`wandb sync` sends later. A trial that is finished is not trained again; an interrupted one goes on where it was.
+`run` executes the trials that `wandb sweep FILE` and `wandb agent` would, as offline W&B runs that can be sent
+later. Their config key `sweep` names the file. A finished trial is not trained again. An interrupted one goes on.
 """
 
 from __future__ import annotations

@@ -23,18 +23,20 @@ from sweeps.definition import Sweep, SweepError, as_flags, command_of, trial_id,
 from tracking.row import is_known
 
 INTERRUPTED = 128 + signal.SIGINT
+SWEEP_KEY = "sweep"  # names the sweep file in the config of its runs at W&B
 ROOT = Path(__file__).parents[1]
 
 
 def trial_environment(sweep: Sweep, trial: Mapping[str, Any], params_file: Path) -> dict[str, str]:
-    """What W&B reads of a trial: its id, its group, and its parameters, which it locks. Offline unless told.
+    """What W&B reads of a trial: its id, and its parameters, which it locks. Offline unless told.
 
-    WANDB_RUN_GROUP ties the runs of a sweep together, since a server knows no sweep that was not made there.
+    The group stays the run's own, which is its regime, as it is with an agent. A server knows no sweep that was not
+    made there, so the config key SWEEP_KEY ties the trials together: W&B groups and filters runs by any config key.
     """
-    params_file.write_text(yaml.safe_dump({name: {"value": value} for name, value in trial.items()}))
+    named = {**trial, SWEEP_KEY: sweep.name}
+    params_file.write_text(yaml.safe_dump({name: {"value": value} for name, value in named.items()}))
     environment = dict(os.environ)
     environment.setdefault("WANDB_MODE", "offline")
-    environment.setdefault("WANDB_RUN_GROUP", sweep.name)
     environment["WANDB_RUN_ID"] = trial_id(sweep, trial)
     environment["WANDB_SWEEP_PARAM_PATH"] = str(params_file)
     return environment

@@ -7,12 +7,14 @@ import torch
 import yaml
 
 import eval as program
-from semi.config import Config
+from semi.config import Config, kinds_of
 from semi.evaluate import scores
 from semi.run_folder import run_folder
 from semi.scoring import WHOLE_MATRIX, show
 from tests.semi.runs import TINY, rows, train
 from tracking.report.runs import find_runs, group_runs
+
+KINDS = kinds_of(Config) | {"head": ["head"]}
 
 
 def write_run(folder: Path, seed: int, bacc, **config) -> None:
@@ -23,7 +25,6 @@ def write_run(folder: Path, seed: int, bacc, **config) -> None:
         "semi_method": "fix",
         "seed": seed,
         "epochs": len(bacc),
-        "darp": False,
         "refine": "none",
     }
     base |= {
@@ -33,7 +34,9 @@ def write_run(folder: Path, seed: int, bacc, **config) -> None:
         "imb_ratio_u": 5.0,
         "imb_ratio_u_reversed": False,
     }
-    (folder / "config.yaml").write_text(yaml.safe_dump(base | {"run_name": folder.name} | config))
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump(base | {"run_name": folder.name, "field_kinds": KINDS} | config)
+    )
     lines = [{"epoch": e, "test/bacc": b, "test/gm": b / 2} for e, b in enumerate(bacc)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -94,7 +97,7 @@ def test_what_is_no_checkpoint_ends_with_one_line_and_exit_code_2(tmp_path, caps
 def test_the_summary_is_the_mean_of_the_last_20_epochs_over_seeds(tmp_path, capsys):
     for seed, level in enumerate((0.5, 0.7)):
         write_run(tmp_path / "runs" / f"s{seed}", seed, [0.0] * 5 + [level - 0.1, level + 0.1] * 10)
-        write_run(tmp_path / "runs" / f"d{seed}", seed, [level] * 25, darp=True, refine="darp")
+        write_run(tmp_path / "runs" / f"d{seed}", seed, [level] * 25, refine="darp")
     table, page = tmp_path / "tables" / "t.csv", tmp_path / "docs" / "t.md"
     words = [
         "summary",
@@ -123,14 +126,13 @@ def test_the_summary_is_the_mean_of_the_last_20_epochs_over_seeds(tmp_path, caps
 def test_the_page_says_what_darp_gained_seed_by_seed_and_where_it_did_not(tmp_path):
     for seed, (plain, darp) in enumerate([(0.5, 0.6), (0.7, 0.9), (0.6, 0.57)]):
         write_run(tmp_path / "runs" / f"s{seed}", seed, [plain] * 20)
-        write_run(tmp_path / "runs" / f"d{seed}", seed, [darp] * 20, darp=True, refine="darp")
+        write_run(tmp_path / "runs" / f"d{seed}", seed, [darp] * 20, refine="darp")
         write_run(tmp_path / "runs" / f"m{seed}", seed, [plain] * 20, semi_method="mix")
         write_run(
             tmp_path / "runs" / f"n{seed}",
             seed,
             [plain - 0.1] * 20,
             semi_method="mix",
-            darp=True,
             refine="darp",
         )
     page = tmp_path / "t.md"
@@ -149,7 +151,7 @@ def test_the_page_says_what_darp_gained_seed_by_seed_and_where_it_did_not(tmp_pa
 def test_equal_scores_are_no_gain(tmp_path):
     for seed in range(2):
         write_run(tmp_path / "runs" / f"s{seed}", seed, [0.5] * 20)
-        write_run(tmp_path / "runs" / f"d{seed}", seed, [0.5] * 20, darp=True, refine="darp")
+        write_run(tmp_path / "runs" / f"d{seed}", seed, [0.5] * 20, refine="darp")
     page = tmp_path / "t.md"
     assert program.main(["summary", str(tmp_path / "runs"), "--markdown", str(page)]) == 0
     assert "bACC +0.0 ± 0.0 (higher on 0 of 2; **no gain**)" in page.read_text()
@@ -169,8 +171,8 @@ def test_unfinished_runs_are_marked(tmp_path):
 
 def test_each_refinement_and_a_retrained_head_have_a_row_of_their_own(tmp_path):
     for refine in ("sinkhorn", "darp", "none", "align"):
-        write_run(tmp_path / refine, 0, [0.5], refine=refine, darp=refine == "darp")
-    write_run(tmp_path / "crt", 0, [0.5], refine="darp", darp=True, head="crt")
+        write_run(tmp_path / refine, 0, [0.5], refine=refine)
+    write_run(tmp_path / "crt", 0, [0.5], refine="darp", head="crt")
     (members,) = group_runs(find_runs([tmp_path])[0]).values()
     assert [group.label for group in members] == [
         "FixMatch", "FixMatch + alignment", "FixMatch + Sinkhorn", "FixMatch + DARP", "FixMatch + DARP + cRT",

@@ -92,14 +92,14 @@ def test_every_experiment_can_start(commands, name):
             check_training(command_of(sweep, trial, "python")[2:])
         return
     config = check_training(first)
-    assert config.darp is ("_darp" in name)
+    assert (config.refine == "darp") is ("_darp" in name)
     assert config.resume == "auto"
     if match := re.search(r"_(mix|remix|fix)_(\d+)(?:_u(\d+))?", name):
         method, gamma, gamma_u = match.groups()
         assert (config.semi_method, config.imb_ratio_l) == (method, float(gamma))
         if config.dataset != "stl10":
             assert config.imb_ratio_u == float(gamma_u or gamma)
-            assert config.est is (config.darp and gamma_u is not None)
+            assert config.est is (config.refine == "darp" and gamma_u is not None)
     assert [words[0] for words in more] == (
         ["train_with_wandb.py", "retrain_head.py"] if name.endswith("_crt") else []
     )

@@ -85,6 +85,29 @@ def test_every_row_arrives_whole_with_the_epoch_as_its_step(server: WandbServer,
     assert {artifact.type for artifact in server.artifacts} == {"run_table"}, "nothing large unless told"
 
 
+def test_a_refinement_has_one_spelling_from_the_flag_to_the_table(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    said = train(
+        server.env(tmp_path),
+        tmp_path / "out",
+        "--darp=false",
+        "--refine=sinkhorn",
+        "--warm=500",
+        "--run_name=",
+    )
+    (run,) = server.runs.values()
+    assert set(run.tags) == {"digits", "fix", "sinkhorn"}
+    assert run.config["refine"] == "sinkhorn"
+    assert "_sinkhorn_" in run.display_name
+    (artifact,) = server.artifacts
+    (table,) = map(json.loads, artifact.files.values())
+    assert {line[table["columns"].index("refine")] for line in table["data"]} == {"sinkhorn"}
+    lines = said.splitlines()
+    (last,) = [at for at, line in enumerate(lines) if "--refine sinkhorn has no effect" in line]
+    assert lines[last + 1].startswith("epoch 0/1"), "the sentence is the last one before training"
+
+
 def test_the_tracker_changes_nothing_of_the_training(tmp_path: Path) -> None:
     train(without_account(tmp_path), tmp_path / "out", "--run_name=with")
     plain = command(tmp_path / "out", "--run_name=without")

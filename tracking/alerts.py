@@ -6,7 +6,6 @@ once a run, also over a resume.
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from tracking.base import Row
+from tracking.local import read_rows
 
 GRACE = 3  # epochs at the start in which few classes, or no confident row, are nothing unusual
 STREAK = 3  # epochs in a row that make a state of it
@@ -241,9 +241,7 @@ class AlertTracker:
         self._alerts = partial(
             alerts, thresholded=config.get("semi_method") in THRESHOLDED, refined_from=_first_refined(config)
         )
-        metrics = self.folder / "metrics.jsonl"
-        lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
-        self._rows = [row for line in lines if (row := json.loads(line))["epoch"] < first_epoch]
+        self._rows = [row for row in read_rows(self.folder) if row["epoch"] < first_epoch]
         self._told = {alert.kind for alert in self._alerts(self._rows)}
         self._rows = self._rows[-MASK_STREAK:]
 

@@ -1,17 +1,39 @@
-"""A run's own folder: config.yaml and metrics.jsonl. Nothing in it needs a network or this program to be read."""
+"""A run's own folder: config.yaml and metrics.jsonl. This module is their only reader and writer.
+
+Nothing in the folder needs a network or this program to be read. A run may still be writing while it is read, may have
+been killed in the middle of a line, and may have been resumed: the last line of an epoch counts, and a line that is
+not a whole row is skipped.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tracking.base import Row
+
+CONFIG_FILE, METRICS_FILE = "config.yaml", "metrics.jsonl"
+_KEPT = re.compile(r"\.old-\d+$")  # the folder of a run that was started again with --overwrite
+
+
+def kept_folder(folder: Path) -> Path:
+    """The name that keeps a folder whose run is started again: NAME.old-1, or the next number that is free."""
+    number = 1
+    while (kept := folder.with_name(f"{folder.name}.old-{number}")).exists():
+        number += 1
+    return kept
+
+
+def is_kept(folder: Path) -> bool:
+    """Whether `kept_folder` gave this name: the folder is no run any more."""
+    return _KEPT.search(folder.name) is not None
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -30,6 +52,34 @@ def encode_row(row: Row) -> str:
     return json.dumps(finite) + "\n"
 
 
+def read_rows(folder: Path) -> list[Row]:
+    """The rows of `folder/metrics.jsonl` in the order of the epochs, the last one of each epoch.
+
+    null is nan. Values that are neither a number nor a list of class counts are left out. No file is no rows.
+    """
+    path = folder / METRICS_FILE
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    rows = {int(row["epoch"]): row for _, row in _parsed(text)}
+    return [rows[epoch] for epoch in sorted(rows)]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The fields of `folder/config.yaml`.
+
+    Raises:
+        ValueError: one line that says what is missing or broken.
+    """
+    try:
+        config = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"no {CONFIG_FILE} (a run writes it when it starts)") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{CONFIG_FILE} cannot be read: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{CONFIG_FILE} holds no fields")
+    return config
+
+
 class LocalTracker:
     """Writes `folder/config.yaml` at the start and one line of `folder/metrics.jsonl` an epoch, flushed to disk."""
 
@@ -38,17 +88,17 @@ class LocalTracker:
 
     def start(self, config: Mapping[str, Any], state: Mapping[str, Any], first_epoch: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
-        metrics = self.folder / "metrics.jsonl"
+        write_atomically(self.folder / CONFIG_FILE, yaml.safe_dump(dict(config), sort_keys=False))
+        metrics = self.folder / METRICS_FILE
         if (
             metrics.exists()
         ):  # epochs after the checkpoint run again: their old rows go, so that none is doubled
-            write_atomically(
-                metrics, "".join(f"{line}\n" for line in kept_lines(metrics.read_text(), first_epoch))
-            )
+            text = metrics.read_text(encoding="utf-8", errors="replace")
+            kept = [line for line, row in _parsed(text) if row["epoch"] < first_epoch]
+            write_atomically(metrics, "".join(f"{line}\n" for line in kept))
 
     def log(self, row: Row) -> None:
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as file:
             file.write(encode_row(row))
             file.flush()
             os.fsync(file.fileno())
@@ -60,7 +110,34 @@ class LocalTracker:
         pass
 
 
-def kept_lines(text: str, first_epoch: int) -> list[str]:
-    """The lines of epochs before `first_epoch`; a torn last line (no newline after it) is not a row."""
-    lines = [line for line in text.split("\n")[:-1] if line]
-    return [line for line in lines if json.loads(line)["epoch"] < first_epoch]
+def _parsed(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each whole row of a metrics.jsonl with the line that it stands on."""
+    for line in text.split("\n"):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):  # empty, torn by a kill, or no row of ours
+            continue
+        if not isinstance(row, dict):
+            continue
+        known = {key: value for key, given in row.items() if (value := _value(given)) is not None}
+        epoch = known.get("epoch")
+        if isinstance(epoch, (int, float)) and math.isfinite(epoch):
+            yield line, known
+
+
+def _value(given: Any) -> int | float | list[Any] | None:
+    """A number, with nan for null, or a list of numbers; None for anything else."""
+    if given is None:
+        return math.nan
+    if isinstance(given, bool):
+        return None
+    if isinstance(given, int):
+        try:
+            float(given)
+        except OverflowError:  # an integer beyond the range of floats
+            return math.inf if given > 0 else -math.inf
+        return given
+    if isinstance(given, float):
+        return given
+    numbers = isinstance(given, list) and all(type(number) in (int, float) for number in given)
+    return given if numbers else None

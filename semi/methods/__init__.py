@@ -1,4 +1,4 @@
-"""The methods. A new one is a file beside these and a line in the table."""
+"""The methods. A new one is a file beside these, a line in the table, and its name in `semi.config.METHOD_NAMES`."""
 
 from semi.methods.base import Losses, Method
 from semi.methods.fixmatch import FixMatch

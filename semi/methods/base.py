@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
 from data import Batch
 from models import Classifier
-
-if TYPE_CHECKING:
-    from semi.config import Config
+from semi.config import Config
 
 View = Literal["weak", "strong"]
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from data import Batch
 from models import Classifier
+from semi.config import Config
 from semi.methods.base import Losses, Stateless, View
-
-if TYPE_CHECKING:
-    from semi.config import Config
 
 
 class FixMatch(Stateless):

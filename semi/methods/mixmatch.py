@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from data import Batch
 from models import Classifier
+from semi.config import Config
 from semi.losses import brier, soft_cross_entropy
 from semi.methods.base import Losses, Stateless, View
 from semi.mixing import mixup, sharpen
-
-if TYPE_CHECKING:
-    from semi.config import Config
 
 
 class MixMatch(Stateless):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,12 +11,10 @@ from torch import Tensor
 from data import Batch, rotate90
 from models import Classifier
 from models.classifier import ROTATIONS
+from semi.config import Config
 from semi.losses import soft_cross_entropy
 from semi.methods.base import Losses, View
 from semi.mixing import mixup, sharpen
-
-if TYPE_CHECKING:
-    from semi.config import Config
 
 MEMORY = 128  # steps in the running mean of the guesses
 

@@ -86,7 +86,7 @@ def test_a_run_with_est_aims_at_the_estimate_and_makes_it_when_it_is_missing(tmp
         "num_max": 20,
         "ratio": 3.0,
         "imb_ratio_l": 4.0,
-        "darp": True,
+        "refine": "darp",
         "est": True,
         "est_epochs": 2,
     }

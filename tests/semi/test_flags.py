@@ -25,8 +25,7 @@ FROZEN = """
 --gpu '0'
 --data-dir --data_dir 'dataset'
 --semi_method --semi-method 'mix'
---refine ''
---darp False
+--refine 'none'
 --warm 500
 --alpha 2.0
 --num_iter --num-iter 10
@@ -85,20 +84,20 @@ def test_help_says_which_flags_differ_from_the_original_on_purpose():
 
 
 @pytest.mark.parametrize(
-    ("text", "refinement", "darp"),
+    ("text", "refinement"),
     [
-        ("", "none", False),
-        ("--refine none", "none", False),
-        ("--darp", "darp", True),
-        ("--refine darp", "darp", True),
-        ("--refine darp --darp", "darp", True),
-        ("--refine align", "align", False),
-        ("--refine sinkhorn --darp=false", "sinkhorn", False),
+        ("", "none"),
+        ("--refine none", "none"),
+        ("--darp", "darp"),
+        ("--refine darp", "darp"),
+        ("--refine darp --darp", "darp"),
+        ("--refine align", "align"),
+        ("--refine sinkhorn --darp=false", "sinkhorn"),
     ],
 )
-def test_darp_is_short_for_refine_darp(text, refinement, darp):
+def test_darp_is_short_for_refine_darp(text, refinement):
     c = config(text)
-    assert (c.refinement, c.darp) == (refinement, darp)
+    assert c.refine == refinement
 
 
 @pytest.mark.parametrize("other", ["align", "sinkhorn", "none"])
@@ -115,7 +114,7 @@ def test_both_spellings_of_darp_are_one_run():
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("", "_plain_"),
+        ("", "_none_"),
         ("--darp --warm 3", "_darp_a2_w3_"),
         ("--refine align --warm 3", "_align_w3_"),
         ("--refine sinkhorn --warm 3", "_sinkhorn_w3_"),

@@ -47,7 +47,9 @@ def supervised(tmp_path_factory) -> float:
 @pytest.mark.parametrize("darp", [False, True])
 @pytest.mark.parametrize("method", ["mix", "remix", "fix"])
 def test_a_method_reaches_what_labels_alone_do_not(tmp_path, supervised, method, darp):
-    last = train(Config(**SETTING, semi_method=method, darp=darp, out=str(tmp_path)))[-1]
+    last = train(Config(**SETTING, semi_method=method, refine="darp" if darp else "none", out=str(tmp_path)))[
+        -1
+    ]
     assert last["test/acc"] > supervised + MARGIN
     if darp:
         assert last["pseudo/refined/tv_true"] < last["pseudo/orig/tv_true"]

@@ -26,8 +26,8 @@ def config(tmp_path, **changes) -> Config:
 
 
 def test_the_same_configuration_twice_gives_the_same_rows_but_for_the_times(tmp_path):
-    first = train(config(tmp_path / "a", darp=True))
-    second = train(config(tmp_path / "b", darp=True))
+    first = train(config(tmp_path / "a", refine="darp"))
+    second = train(config(tmp_path / "b", refine="darp"))
     assert len(first) == 3
     assert first == second
 
@@ -39,7 +39,7 @@ def test_another_seed_gives_other_rows(tmp_path):
 @pytest.mark.parametrize("darp", [False, True])
 @pytest.mark.parametrize("method", METHODS)
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, method, darp):
-    c = config(tmp_path / "whole", semi_method=method, darp=darp, align=True)
+    c = config(tmp_path / "whole", semi_method=method, refine="darp" if darp else "none", align=True)
     whole = train(c)
     cut = dataclasses.replace(c, out=str(tmp_path / "cut"), resume="auto")
     with pytest.raises(Interruption):
@@ -50,7 +50,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, method,
 
 
 def test_every_key_of_a_row_is_in_the_table(tmp_path):
-    row = train(config(tmp_path, semi_method="remix", darp=True, epochs=2))[-1]
+    row = train(config(tmp_path, semi_method="remix", refine="darp", epochs=2))[-1]
     unknown = [key for key in row if not is_known(key)]
     assert unknown == []
     assert not is_known("pseudo/orig/x")
@@ -58,7 +58,7 @@ def test_every_key_of_a_row_is_in_the_table(tmp_path):
 
 
 def test_refinement_begins_after_warm_and_meets_its_target(tmp_path):
-    first, second, third = train(config(tmp_path, darp=True, warm=1))
+    first, second, third = train(config(tmp_path, refine="darp", warm=1))
     assert [row["darp/solves"] for row in (first, second, third)] == [0, 0, 2]
     assert second["pseudo/refined/tv_target"] == second["pseudo/orig/tv_target"] > 0.01
     assert third["pseudo/refined/tv_target"] < 1e-6 < third["pseudo/orig/tv_target"]
@@ -67,8 +67,8 @@ def test_refinement_begins_after_warm_and_meets_its_target(tmp_path):
 
 
 def test_the_published_scheme_can_be_selected(tmp_path):
-    exact = train(config(tmp_path, darp=True))[-1]
-    published = train(config(tmp_path, darp=True, solver="reference"))[-1]
+    exact = train(config(tmp_path, refine="darp"))[-1]
+    published = train(config(tmp_path, refine="darp", solver="reference"))[-1]
     assert published["darp/residual"] > exact["darp/residual"]
 
 
@@ -147,7 +147,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
 def test_configurations_that_differ_have_folders_that_differ(tmp_path):
     base = config(tmp_path)
     changes: dict[str, Any] = {
-        "ratio": 3.0, "num_max": 4, "imb_ratio_l": 2.0, "imb_ratio_u": 2.0, "darp": True, "alpha": 3.0, "warm": 7,
+        "ratio": 3.0, "num_max": 4, "imb_ratio_l": 2.0, "imb_ratio_u": 2.0, "refine": "darp", "alpha": 3.0, "warm": 7,
         "seed": 1, "dataset": "fashion_mnist", "semi_method": "mix", "lr": 0.1, "tau": 0.5, "epochs": 9,
     }  # fmt: skip
     names = [default_run_name(dataclasses.replace(base, **{k: v})) for k, v in changes.items()]

@@ -7,8 +7,9 @@ import pytest
 import torch
 import yaml
 
+from semi.cli import parse
 from semi.config import Config
-from semi.job import build_job, warnings
+from semi.job import build_job, never_refines, warnings
 from semi.run_folder import run_folder
 from tests.semi.runs import TINY, Interrupting, Interruption, train
 
@@ -54,26 +55,24 @@ def test_an_interrupted_run_with_another_refinement_goes_on_exactly(tmp_path, re
 
 
 @pytest.mark.parametrize(
-    ("flags", "refine", "darp"),
-    [
-        ({}, "none", False),
-        ({"darp": True}, "darp", True),
-        ({"refine": "darp"}, "darp", True),
-        ({"refine": "align"}, "align", False),
-    ],
+    ("flag", "refine"),
+    [("--darp=false", "none"), ("--darp", "darp"), ("--refine=darp", "darp"), ("--refine=align", "align")],
 )
-def test_config_yaml_names_the_refinement_whichever_flag_asked_for_it(tmp_path, flags, refine, darp):
-    c = config(tmp_path, epochs=1, val_iteration=1, **flags)
+def test_config_yaml_names_the_refinement_once_whichever_flag_asked_for_it(tmp_path, flag, refine):
+    flags = [f"--{name}={value}" for name, value in vars(config(tmp_path, epochs=1, val_iteration=1)).items()]
+    c = parse([word for word in flags if not word.startswith("--refine=")] + [flag], "", Config)[0]
     train(c)
     said = yaml.safe_load((run_folder(c) / "config.yaml").read_text())
-    assert (said["refine"], said["darp"]) == (refine, darp)
+    assert said["refine"] == refine
+    assert "darp" not in said
 
 
-def test_a_refinement_that_never_begins_is_said(tmp_path):
-    late = config(tmp_path, refine="sinkhorn", warm=5)
-    (sentence,) = warnings(build_job(late, torch.device("cpu")))
-    assert sentence.startswith("--refine sinkhorn has no effect")
-    assert warnings(build_job(dataclasses.replace(late, warm=1), torch.device("cpu"))) == []
+def test_the_flag_that_makes_refinement_begin_is_named(tmp_path):
+    late = config(tmp_path, refine="sinkhorn", epochs=10, warm=9)
+    assert never_refines(late).startswith("--refine sinkhorn has no effect")
+    assert "Add --warm 4 to refine from epoch 5 on" in never_refines(late)
+    assert never_refines(dataclasses.replace(late, warm=8)) == ""
+    assert never_refines(dataclasses.replace(late, refine="none")) == ""
 
 
 def test_a_refinement_that_no_loss_uses_is_said(tmp_path):

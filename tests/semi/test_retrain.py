@@ -26,7 +26,7 @@ def run(tmp_path_factory) -> Path:
     """The folder of a finished run with a long tail."""
     c = Config(
         **TINY
-        | {"out": str(tmp_path_factory.mktemp("runs")), "num_max": 20, "imb_ratio_l": 10.0, "darp": True}
+        | {"out": str(tmp_path_factory.mktemp("runs")), "num_max": 20, "imb_ratio_l": 10.0, "refine": "darp"}
     )
     train(c)
     return run_folder(c)
@@ -72,7 +72,7 @@ def test_its_rows_stand_beside_the_run_and_name_it(run):
     assert logged[1]["last20/bacc"] == pytest.approx(sum(bacc) / 2)
     said = yaml.safe_load((folder / "config.yaml").read_text())
     assert (said["head"], said["run_name"], said["epochs"]) == ("crt", folder.name, 2)
-    assert (said["semi_method"], said["darp"], said["backbone_epochs"]) == ("fix", True, 3)
+    assert (said["semi_method"], said["refine"], said["backbone_epochs"]) == ("fix", "darp", 3)
 
 
 def test_retraining_twice_gives_the_same_head(run):

@@ -11,7 +11,7 @@ import yaml
 
 from data import Dataset
 from data.datasets import DataError
-from semi.cli import spellings
+from semi.cli import spellings, switches
 from semi.config import Config, WandbOptions
 from semi.dry_run import dry_run
 from sweeps.definition import SweepError, as_flags, command_of, read_sweep, trial_id, trials
@@ -21,7 +21,7 @@ from tracking.row import is_known
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "sweeps").glob("*.yaml"))
-FLAGS = {"config"} | {
+FLAGS = {"config", *switches([Config])} | {
     name.removeprefix("--")
     for options in (Config, WandbOptions)
     for spec in options.__dataclass_fields__.values()

@@ -129,7 +129,8 @@ def test_offline_trials_are_trained_once_and_arrive_by_sync_in_one_group(tmp_pat
         for command in commands:
             subprocess.run(shlex.split(command), env=server.env(tmp_path), check=True, capture_output=True)
         runs = list(server.runs.values())
-    assert {run.group for run in runs} == {"s"}
+    assert {run.group for run in runs} == {"digits_r10_n3_il1_iu1"}
+    assert {run.config["sweep"] for run in runs} == {"s"}
     assert sorted(run.config["darp"] for run in runs) == [False, True]
     assert [[row["epoch"] for row in run.history] for run in runs] == [[0, 1], [0, 1]]
     assert {run.display_name for run in runs} == {folder.name for folder in folders}

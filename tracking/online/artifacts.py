@@ -10,9 +10,9 @@ import numpy as np
 import torch
 import wandb
 
-from tracking.online.long_table import read_rows
+from tracking.local import CONFIG_FILE, METRICS_FILE, read_rows
 
-RUN_FILES = ("config.yaml", "metrics.jsonl")
+RUN_FILES = (CONFIG_FILE, METRICS_FILE)
 
 
 def log_artifacts(run: wandb.Run, folder: Path, name: str) -> None:
@@ -37,7 +37,7 @@ def log_artifacts(run: wandb.Run, folder: Path, name: str) -> None:
 def _log_checkpoint(
     run: wandb.Run, folder: Path, name: str, checkpoint: Path, epoch: int, aliases: list[str]
 ) -> None:
-    row = next((row for row in read_rows(folder / "metrics.jsonl") if row["epoch"] == epoch), {})
+    row = next((row for row in read_rows(folder) if row["epoch"] == epoch), {})
     scores = {key: row[key] for key in ("test/acc", "test/bacc", "test/gm") if key in row}
     artifact = wandb.Artifact(
         f"{name}-checkpoint", type="model", metadata={"epoch": epoch, "run_name": name, **scores}

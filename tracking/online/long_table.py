@@ -12,7 +12,7 @@ from typing import Any
 from tracking.base import Row
 
 TABLES = ("orig", "refined", "target", "true")
-COLUMNS = ("epoch", "class", *TABLES, "regime", "training")
+COLUMNS = ("epoch", "class", *TABLES, "regime", "refine")
 TABLE_KEY = "pseudo_labels"
 MAX_LINES = 10_000  # W&B's charts read at most so many lines of a table
 FOLDER = Path(__file__).parent / "vega"
@@ -44,31 +44,24 @@ class Chart:
 CHARTS = (
     Chart("shares", "Pseudo-labels at the last epoch", ("epoch", "class", *TABLES)),
     Chart("history", "Class shares over the epochs", ("epoch", "class", "orig", "refined")),
-    Chart("regimes", "Regime beside regime", ("epoch", "orig", "refined", "regime", "training")),
+    Chart("regimes", "Regime beside regime", ("epoch", "orig", "refined", "regime", "refine")),
 )
 
 
-def read_rows(metrics: Path) -> list[Row]:
-    """The rows of a metrics.jsonl, the last one of each epoch, in the order of the epochs; a torn last line is none."""
-    text = metrics.read_text(encoding="utf-8") if metrics.exists() else ""
-    rows = {row["epoch"]: row for row in map(json.loads, filter(None, text.split("\n")[:-1]))}
-    return [rows[epoch] for epoch in sorted(rows)]
-
-
 def long_table(
-    rows: Sequence[Row], class_names: Sequence[str], regime: str, training: str, max_lines: int = MAX_LINES
+    rows: Sequence[Row], class_names: Sequence[str], regime: str, refine: str, max_lines: int = MAX_LINES
 ) -> list[list[Any]]:
     """Lines in the order of COLUMNS. Of a long run evenly spaced epochs are taken, the last one always.
 
     Args:
         rows: as in metrics.jsonl, one an epoch.
         regime: names data set, labels and imbalance.
-        training: "darp" or "raw".
+        refine: what refined the pseudo-labels, as in the run's configuration.
     """
     stride = max(1, math.ceil(len(rows) * len(class_names) / max_lines))
     kept = list(rows)[::-1][::stride][::-1]
     return [
-        [row["epoch"], name, *shares, regime, training]
+        [row["epoch"], name, *shares, regime, refine]
         for row in kept
         for name, shares in zip(class_names, _shares(row, len(class_names)), strict=True)
     ]

@@ -24,12 +24,14 @@ from wandb.sdk.lib import runid
 
 from tracking.alerts import Alert
 from tracking.base import Row
+from tracking.local import read_rows
 from tracking.online.account import Mode, finish_timeout_s, first_line, resolve_mode, say, sdk_settings
 from tracking.online.artifacts import log_artifacts
 from tracking.online.charts import custom_chart
 from tracking.online.estimate import consume_estimate
-from tracking.online.long_table import CHARTS, COLUMNS, TABLE_KEY, long_table, read_rows
+from tracking.online.long_table import CHARTS, COLUMNS, TABLE_KEY, long_table
 from tracking.online.timeout import within
+from tracking.regime import regime_name
 
 PREEMPTED = 128 + signal.SIGTERM  # the exit code of a run that was asked to stop
 
@@ -122,7 +124,7 @@ class WandbTracker:
             return
         epoch = self._run.summary.get("epoch")
         self._sent = int(epoch) if epoch is not None else -1
-        for row in read_rows(self.folder / "metrics.jsonl"):
+        for row in read_rows(self.folder):
             if row["epoch"] < first_epoch:
                 self.log(row)
 
@@ -149,8 +151,7 @@ class WandbTracker:
         if self._run is None or row["epoch"] <= self._sent:
             return
         try:
-            # a row that comes back from metrics.jsonl has null for a number that JSON does not know
-            encoded = {k: encode(float("nan") if v is None else v) for k, v in row.items()}
+            encoded = {k: encode(v) for k, v in row.items()}
             self._last = row["epoch"] == self._config["epochs"] - 1
             self._run.log(
                 encoded, commit=not self._last
@@ -165,10 +166,10 @@ class WandbTracker:
         assert self._run is not None
         config = self._config
         lines = long_table(
-            read_rows(self.folder / "metrics.jsonl"),
+            read_rows(self.folder),
             config["class_names"],
             regime_name(config),
-            "darp" if config["darp"] else "raw",
+            config["refine"],
         )
         table = wandb.Table(columns=list(COLUMNS), data=lines)
         if not (self.charts and self.mode == "online"):
@@ -238,20 +239,11 @@ def encode(value: Any) -> Any:
     return value
 
 
-def regime_name(config: Mapping[str, Any]) -> str:
-    """Runs of one regime share it: data set, labels and imbalance, whatever the method, refinement or seed."""
-    reversed_u = "rev" if config["imb_ratio_u_reversed"] else ""
-    return (
-        f"{config['dataset']}_r{config['ratio']:g}_n{config['num_max']}"
-        f"_il{config['imb_ratio_l']:g}_iu{config['imb_ratio_u']:g}{reversed_u}"
-    )
-
-
 def own_tags(config: Mapping[str, Any]) -> list[str]:
     """Data set, method and refinement; `capped` where a class had fewer images than were asked for."""
     capped = any(
         config.get(f"{name}_counts_asked") != config.get(f"{name}_counts")
         for name in ("labeled", "unlabeled")
     )
-    tags = [config["dataset"], config["semi_method"], "darp" if config["darp"] else "plain"]
+    tags = [config["dataset"], config["semi_method"], config["refine"]]
     return [*tags, "capped"] if capped else tags

@@ -70,11 +70,11 @@ def workspace(entity: str, project: str) -> ws.Workspace:
 
 
 def report(
-    entity: str, project: str, *, ratios: Sequence[float], sweep: str = "", group: str = ""
+    entity: str, project: str, *, ratios: Sequence[float], sweep: str = "", sweep_file: str = ""
 ) -> wr.Report:
-    """The report, not saved: one run set a ratio, of one sweep or group where given."""
+    """The report, not saved: one run set a ratio, of one sweep where given: by its id at W&B, or by its file."""
     within = [f"Metric('Sweep') = '{sweep}'"] if sweep else []
-    within += [f"Metric('Group') = '{group}'"] if group else []
+    within += [f"Config('sweep') = '{sweep_file}'"] if sweep_file else []
     runsets = [
         wr.Runset(
             entity=entity,
@@ -165,7 +165,9 @@ def main() -> int:
     parser.add_argument("--ratios", default="2,500", help="ratios that the report compares (default: 2,500)")
     parser.add_argument("--sweep", default="", help="only runs of this sweep, by its id, in the report")
     parser.add_argument(
-        "--group", default="", help="only runs of this group, such as an offline sweep's file name"
+        "--sweep-file",
+        default="",
+        help="only runs of this sweep that ran without a server, by its file's name",
     )
     parser.add_argument("--print", action="store_true", help="show what would be sent and stop")
     given = parser.parse_args()
@@ -177,7 +179,9 @@ def main() -> int:
     except ValueError:
         parser.error(f"--ratios {given.ratios}: use numbers separated by commas, such as 2,500")
     made = workspace(given.entity, given.project)
-    written = report(given.entity, given.project, ratios=ratios, sweep=given.sweep, group=given.group)
+    written = report(
+        given.entity, given.project, ratios=ratios, sweep=given.sweep, sweep_file=given.sweep_file
+    )
     if given.print:
         json.dump(as_data(made, written), sys.stdout, indent=1)
         print()

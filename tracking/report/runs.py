@@ -1,8 +1,9 @@
 """Reads run folders back: a folder becomes a `Run`, runs that differ by the seed alone become a `Group`.
 
-A run may still be training while it is read, and may have been stopped and resumed: the last line of an epoch
-counts, a torn line is ignored, and one unreadable run never hides the others. Names out of the files are made
-printable here, once, so that neither a terminal nor a page meets a control character.
+What makes two runs one configuration stands in the runs themselves: `field_kinds` of config.yaml names the fields that
+shape a run and those that only mean something when pseudo-labels are refined; everything else is incidental. One
+unreadable run never hides the others. Names out of the files are made printable here, once, so that neither a terminal
+nor a page meets a control character.
 """
 
 from __future__ import annotations
@@ -15,9 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
-CONFIG_FILE, METRICS_FILE = "config.yaml", "metrics.jsonl"
+from tracking.local import CONFIG_FILE, METRICS_FILE, is_kept, read_config, read_rows
 
 METHOD_NAMES = {
     "fix": "FixMatch",
@@ -27,20 +26,6 @@ METHOD_NAMES = {
     "pseudo": "Pseudo-Label",
 }
 REFINEMENT_NAMES = {"none": "", "align": " + alignment", "sinkhorn": " + Sinkhorn", "darp": " + DARP"}
-
-# Fields that name, place or repeat a run without making it another experiment.
-INCIDENTAL_FIELDS = frozenset(
-    {
-        "seed", "manualSeed", "manual_seed", "run_name", "name", "out", "data_dir", "gpu", "device",
-        "versions", "resume", "start_epoch", "config", "preset", "dry_run", "overwrite", "force", "trial",
-        "tracker", "entity", "project", "group", "tags", "notes", "wandb_mode", "sweep", "quiet",
-        "progress", "class_names", "labeled_counts", "labeled_counts_asked", "unlabeled_counts",
-        "unlabeled_counts_asked", "warnings", "checkpoint", "estimation_dir",
-        "alerts", "stop_on_collapse", "estimate",
-    }
-)  # fmt: skip
-# Fields that only mean something when DARP is on: a run and its counterpart with DARP agree on all others.
-DARP_FIELDS = frozenset({"darp", "alpha", "warm", "est", "iter_T", "num_iter", "solver"})
 
 
 class Regime(NamedTuple):
@@ -109,18 +94,24 @@ class Run:
     @property
     def seed(self) -> str:
         """The seed as text, `?` where the configuration has none."""
-        return printable(self.config.get("seed", self.config.get("manualSeed", "?")))
+        return printable(self.config.get("seed", "?"))
 
     @property
-    def darp(self) -> bool:
-        """Whether the pseudo-labels were refined by DARP."""
-        return self.config.get("darp") is True
-
-    @property
-    def refinement(self) -> str:
+    def refine(self) -> str:
         """What refined the pseudo-labels, a key of `REFINEMENT_NAMES`."""
         given = self.config.get("refine")
-        return given if given in REFINEMENT_NAMES else "darp" if self.darp else "none"
+        return given if given in REFINEMENT_NAMES else "none"
+
+    def fields(self, *, refinement: bool = True) -> dict[str, Any]:
+        """The fields that make this run the configuration it is, without the seed; with or without those that only
+        mean something when pseudo-labels are refined. A run that does not say which they are has all of its fields.
+        """
+        kinds = self.config.get("field_kinds")
+        if not isinstance(kinds, dict):
+            return {key: value for key, value in self.config.items() if key not in ("seed", "run_name")}
+        taken = [kind for kind in kinds if refinement or kind != "refinement"]
+        names = {str(name) for kind in taken if isinstance(kinds[kind], list) for name in kinds[kind]}
+        return {name: self.config.get(name) for name in sorted(names - {"seed"})}
 
     @property
     def retrained(self) -> bool:
@@ -171,20 +162,20 @@ class Group:
     @property
     def darp(self) -> bool:
         """Whether these runs refined their pseudo-labels by DARP."""
-        return self.runs[0].darp
+        return self.runs[0].refine == "darp"
 
     @property
     def refined(self) -> bool:
         """Whether these runs refined their pseudo-labels, by DARP or otherwise."""
-        return self.runs[0].refinement != "none"
+        return self.runs[0].refine != "none"
 
     def counterpart_key(self) -> str:
         """Equal for two groups that agree on everything but DARP and its own settings.
 
         Runs with another refinement are nobody's counterpart.
         """
-        with_or_without = self.runs[0].refinement in ("darp", "none")
-        return _identity(self.runs[0].config, DARP_FIELDS | ({"refine"} if with_or_without else set()))
+        run = self.runs[0]
+        return _identity(run.fields(refinement=run.refine not in ("darp", "none")))
 
 
 def printable(value: object) -> str:
@@ -197,13 +188,19 @@ def printable(value: object) -> str:
 
 
 def find_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
-    """Every run in or below `folders`, and a line for each that is unreadable. Links are not followed."""
+    """Every run in or below `folders`, and a line for each folder that is left out and holds a run.
+
+    Links are not followed. The folders that --overwrite keeps are no runs. Of two runs of one configuration and one
+    seed the one with more epochs is taken, of two equal ones the newer: they are not two seeds.
+    """
     runs: list[Run] = []
     problems: list[str] = []
     seen: set[Path] = set()
     for top in folders:
         for place, subfolders, files in os.walk(top):
-            subfolders[:] = sorted(name for name in subfolders if name != "wandb")
+            subfolders[:] = sorted(
+                name for name in subfolders if name != "wandb" and not is_kept(Path(place, name))
+            )
             folder = Path(place)
             if (METRICS_FILE not in files and CONFIG_FILE not in files) or folder.resolve() in seen:
                 continue
@@ -211,8 +208,9 @@ def find_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
             try:
                 runs.append(read_run(folder))
             except ValueError as error:
-                problems.append(f"{printable(folder)}: left out: {error}")
-    return runs, problems
+                problems.append(f"{printable(folder)}: left out: {printable(error)}")
+    runs, repeated = _one_run_a_seed(runs)
+    return runs, problems + repeated
 
 
 def read_run(folder: str | Path) -> Run:
@@ -222,45 +220,51 @@ def read_run(folder: str | Path) -> Run:
         ValueError: one line that says what is missing or broken.
     """
     folder = Path(folder)
+    config = read_config(folder)
+    if not (folder / METRICS_FILE).exists():
+        raise ValueError(f"no {METRICS_FILE} (a run writes it with its first epoch)")
     try:
-        config = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        text = (folder / METRICS_FILE).read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError as error:
-        raise ValueError(f"no {Path(error.filename).name} (a run writes it with its first epoch)") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        rows = [{k: float(v) for k, v in row.items() if not isinstance(v, list)} for row in read_rows(folder)]
+    except OSError as error:
         raise ValueError(f"cannot be read: {printable(error)}") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{CONFIG_FILE} holds no fields")
-    rows = _read_rows(text)
     if not rows:
         raise ValueError(f"{METRICS_FILE} holds no complete epoch yet")
     return Run(folder, printable(config.get("run_name") or folder.name), config, rows)
+
+
+def _one_run_a_seed(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """The runs without repetitions of a configuration and seed, and a line for each that goes."""
+    taken: dict[str, Run] = {}
+    lines = []
+    for run in runs:
+        if run.seed == "?":  # nothing tells whether it is a repetition
+            taken[str(run.folder)] = run
+            continue
+        key = _identity({**run.fields(), "seed": run.seed})
+        kept = max(taken.get(key, run), run, key=lambda run: (run.epochs_done, _written_at(run)))
+        if key in taken:
+            gone = taken[key] if kept is run else run
+            lines.append(
+                f"{printable(gone.folder)}: left out: the same configuration and seed as {printable(kept.folder)}, "
+                "which has more epochs or is newer"
+            )
+        taken[key] = kept
+    return list(taken.values()), lines
+
+
+def _written_at(run: Run) -> float:
+    return (run.folder / METRICS_FILE).stat().st_mtime
 
 
 def group_runs(runs: Iterable[Run]) -> dict[Regime, list[Group]]:
     """Runs by regime and configuration: many labels before few, without DARP before with it."""
     by_regime: dict[Regime, dict[str, list[Run]]] = {}
     for run in runs:
-        by_regime.setdefault(run.regime, {}).setdefault(_identity(run.config), []).append(run)
+        by_regime.setdefault(run.regime, {}).setdefault(_identity(run.fields()), []).append(run)
     return {
         regime: _label_groups(regime, list(by_regime[regime].values()))
         for regime in sorted(by_regime, key=_many_labels_first)
     }
-
-
-def _read_rows(text: str) -> list[Mapping[str, float]]:
-    by_epoch: dict[int, Mapping[str, float]] = {}
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):  # torn by a kill; a resumed run writes the epoch again
-            continue
-        if not isinstance(row, dict):
-            continue
-        cleaned = {key: number for key, value in row.items() if (number := _number(value)) is not None}
-        if math.isfinite(cleaned.get("epoch", math.nan)):
-            by_epoch[int(cleaned["epoch"])] = cleaned
-    return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
 
 def _number(value: object) -> float | None:
@@ -272,9 +276,8 @@ def _number(value: object) -> float | None:
         return math.inf if value > 0 else -math.inf
 
 
-def _identity(config: Mapping[str, Any], without: frozenset[str] = frozenset()) -> str:
-    kept = {str(key): repr(value) for key, value in config.items() if key not in INCIDENTAL_FIELDS | without}
-    return json.dumps(kept, sort_keys=True)
+def _identity(fields: Mapping[str, Any]) -> str:
+    return json.dumps({str(key): repr(value) for key, value in fields.items()}, sort_keys=True)
 
 
 def _many_labels_first(regime: Regime) -> tuple[Any, ...]:
@@ -286,16 +289,16 @@ def _label_groups(regime: Regime, batches: list[list[Run]]) -> list[Group]:
     """Name each configuration by method and refinement, and by differing fields where that is not enough."""
     by_name: dict[str, list[list[Run]]] = {}
     order = list(REFINEMENT_NAMES)
-    for batch in sorted(batches, key=lambda batch: (batch[0].retrained, order.index(batch[0].refinement))):
+    for batch in sorted(batches, key=lambda batch: (batch[0].retrained, order.index(batch[0].refine))):
         config = batch[0].config
         method = METHOD_NAMES.get(
             str(config.get("semi_method")), printable(config.get("semi_method", "unknown method"))
         )
-        name = method + REFINEMENT_NAMES[batch[0].refinement] + (" + cRT" if batch[0].retrained else "")
+        name = method + REFINEMENT_NAMES[batch[0].refine] + (" + cRT" if batch[0].retrained else "")
         by_name.setdefault(name, []).append(batch)
     groups = []
     for name, alike in by_name.items():
-        fields = sorted({str(key) for batch in alike for key in batch[0].config} - INCIDENTAL_FIELDS)
+        fields = sorted({str(key) for batch in alike for key in batch[0].fields()})
         differing = [f for f in fields if len({repr(batch[0].config.get(f)) for batch in alike}) > 1]
         for batch in sorted(alike, key=lambda batch: [str(batch[0].config.get(f)) for f in differing]):
             suffix = ", ".join(f"{printable(f)} {printable(batch[0].config.get(f))}" for f in differing)

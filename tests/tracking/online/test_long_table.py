@@ -3,12 +3,11 @@
 import itertools
 import json
 import re
-from pathlib import Path
 
 import pytest
 import vl_convert
 
-from tracking.online.long_table import CHARTS, COLUMNS, Chart, fill, long_table, read_rows
+from tracking.online.long_table import CHARTS, COLUMNS, Chart, fill, long_table
 
 SHARES = {"orig": [0.7, 0.2, 0.1], "refined": [0.4, 0.3, 0.3], "target": [1 / 3] * 3}
 
@@ -33,13 +32,6 @@ def test_a_long_run_is_thinned_evenly_and_keeps_its_last_epoch() -> None:
     epochs = sorted({line[0] for line in table})
     assert epochs[-1] == 99
     assert {b - a for a, b in itertools.pairwise(epochs)} == {10}
-
-
-def test_the_last_line_of_an_epoch_counts_and_a_torn_one_does_not(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    assert read_rows(path) == []
-    path.write_text('{"epoch": 0, "x": 1}\n{"epoch": 1, "x": 2}\n{"epoch": 1, "x": 3}\n{"epoch": 2, "x"')
-    assert read_rows(path) == [{"epoch": 0, "x": 1}, {"epoch": 1, "x": 3}]
 
 
 @pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.name)

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 import wandb
 
+from semi.config import REFINEMENTS
 from tests.wandb_server import WandbServer
 from tracking.online.account import resolve_mode
 from tracking.online.long_table import COLUMNS
@@ -163,10 +164,15 @@ def test_a_run_that_ends_early_still_leaves_its_table(server: WandbServer, tmp_p
 
 
 def test_tags_mark_a_capped_regime() -> None:
-    config = {"dataset": "digits", "semi_method": "fix", "darp": False}
+    config = {"dataset": "digits", "semi_method": "fix", "refine": "none"}
     counts = {"labeled_counts_asked": [3], "labeled_counts": [3], "unlabeled_counts_asked": [9]}
-    assert own_tags(config | counts | {"unlabeled_counts": [9]}) == ["digits", "fix", "plain"]
-    assert own_tags(config | counts | {"unlabeled_counts": [8]}) == ["digits", "fix", "plain", "capped"]
+    assert own_tags(config | counts | {"unlabeled_counts": [9]}) == ["digits", "fix", "none"]
+    assert own_tags(config | counts | {"unlabeled_counts": [8]}) == ["digits", "fix", "none", "capped"]
+
+
+@pytest.mark.parametrize("refine", REFINEMENTS)
+def test_the_tag_of_a_refinement_is_its_value(refine: str) -> None:
+    assert refine in own_tags({"dataset": "digits", "semi_method": "fix", "refine": refine})
 
 
 def test_a_mode_that_nobody_knows_is_offline(capsys: pytest.CaptureFixture[str]) -> None:

@@ -93,7 +93,7 @@ def test_workspace_and_report_are_made_once_and_then_updated(tmp_path: Path) -> 
                 "--entity=lab",
                 "--project=p",
                 f"--ratios={ratios}",
-                "--group=regimes",
+                "--sweep-file=regimes",
             )
             assert done.returncode == 0, done.stderr
             assert "workspace: http" in done.stdout

@@ -25,8 +25,8 @@ def row(epoch: int) -> dict:
 
 def config(epochs: int) -> dict:
     return {
-        "run_name": "a run", "dataset": "digits", "semi_method": "fix", "darp": True, "epochs": epochs, "ratio": 2.0,
-        "num_max": 3, "imb_ratio_l": 1.0, "imb_ratio_u": 1.0, "imb_ratio_u_reversed": False,
+        "run_name": "a run", "dataset": "digits", "semi_method": "fix", "refine": "darp", "epochs": epochs,
+        "ratio": 2.0, "num_max": 3, "imb_ratio_l": 1.0, "imb_ratio_u": 1.0, "imb_ratio_u_reversed": False,
         "class_names": ["a", "b", "c"], "labeled_counts": [3, 3, 3], "labeled_counts_asked": [3, 3, 3],
         "unlabeled_counts": [6, 6, 6], "unlabeled_counts_asked": [6, 6, 6],
     }  # fmt: skip

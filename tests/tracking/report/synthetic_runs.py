@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from semi.config import Config, kinds_of
+
 
 def write_run(
     parent: Path,
@@ -32,13 +34,13 @@ def write_run(
     truth = _normalised([imb_ratio ** (-k / max(num_classes - 1, 1)) for k in range(num_classes)])
     fields = {
         "semi_method": "fix", "dataset": "digits", "arch": "small", "ratio": 2.0, "num_max": num_max,
-        "imb_ratio_l": imb_ratio, "imb_ratio_u": imb_ratio, "darp": darp, "alpha": 2.0, "warm": 1,
-        "tau": 0.95,
+        "imb_ratio_l": imb_ratio, "imb_ratio_u": imb_ratio, "refine": "darp" if darp else "none", "alpha": 2.0,
+        "warm": 1, "tau": 0.95,
         "epochs": epochs, "val_iteration": 50, "batch_size": 64, "lr": 0.002, "seed": seed, "run_name": name,
         "class_names": class_names or [str(k) for k in range(num_classes)], "device": "cpu",
         "labeled_counts_asked": [num_max] * num_classes, "labeled_counts": [num_max] * num_classes,
         "unlabeled_counts_asked": [120] * num_classes, "unlabeled_counts": [120] * num_classes,
-        "versions": {"torch": "2.6"}, **config,
+        "versions": {"torch": "2.6"}, "est": False, "out": str(parent), "field_kinds": kinds_of(Config), **config,
     }  # fmt: skip
     (folder / "config.yaml").write_text(yaml.safe_dump(fields), encoding="utf-8")
     noise = random.Random(f"{seed} {num_max}")

@@ -1,8 +1,12 @@
 import json
 import math
+import os
+from typing import Any
 
 import pytest
 
+from semi.config import Config, fields_of_kind
+from semi.run_folder import keep_aside
 from tests.tracking.report.synthetic_runs import write_finding, write_run
 from tracking.report.runs import find_runs, group_runs, printable, read_run
 
@@ -96,6 +100,74 @@ def test_runs_whose_seeds_drew_other_labels_share_a_group_although_their_estimat
     (members,) = group_runs(find_runs([tmp_path])[0]).values()
 
     assert [len(group.runs) for group in members] == [2]
+
+
+@pytest.mark.parametrize("name", sorted(fields_of_kind(Config, "refinement") - {"refine"}))
+def test_a_run_and_its_refined_counterpart_may_differ_in_every_field_of_the_refinement(tmp_path, name):
+    raw: dict[str, Any] = {name: "as it was"}
+    refined: dict[str, Any] = {name: "another"}
+    write_run(tmp_path, "raw", **raw)
+    write_run(tmp_path, "darp", darp=True, **refined)
+
+    (members,) = group_runs(find_runs([tmp_path])[0]).values()
+
+    assert [group.label for group in members] == ["FixMatch", "FixMatch + DARP"]
+    assert members[0].counterpart_key() == members[1].counterpart_key()
+
+
+@pytest.mark.parametrize("name", sorted(fields_of_kind(Config, "shaping") - {"seed"}))
+def test_runs_that_differ_in_a_field_that_shapes_them_are_two_configurations(tmp_path, name):
+    given: dict[str, Any] = {name: (read_run(write_run(tmp_path, "one")).config.get(name) or 0)}
+    given[name] = "another" if isinstance(given[name], str) else given[name] + 1
+    write_run(tmp_path, "other", **given)
+
+    groups = [group for members in group_runs(find_runs([tmp_path])[0]).values() for group in members]
+
+    assert [len(group.runs) for group in groups] == [1, 1]
+
+
+@pytest.mark.parametrize("name", sorted(fields_of_kind(Config, "incidental") - {"run_name"}))
+def test_runs_that_differ_in_an_incidental_field_are_one_configuration(tmp_path, name):
+    for seed in range(2):
+        given: dict[str, Any] = {name: f"value {seed}"}
+        write_run(tmp_path, f"seed {seed}", seed=seed, **given)
+
+    (members,) = group_runs(find_runs([tmp_path])[0]).values()
+
+    assert [len(group.runs) for group in members] == [2]
+
+
+def test_the_folder_that_overwrite_keeps_is_no_run(tmp_path):
+    folder = write_run(tmp_path, "run")
+    keep_aside(folder)
+    write_run(tmp_path, "run")
+    keep_aside(folder)
+    write_run(tmp_path, "run")
+
+    runs, problems = find_runs([tmp_path])
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.old-1", "run.old-2"]
+    assert [run.folder for run in runs] == [folder]
+    assert problems == []
+
+
+def test_two_runs_of_one_configuration_and_seed_are_not_two_seeds(tmp_path):
+    write_run(tmp_path, "b whole", epochs=5)
+    write_run(tmp_path, "a part", epochs=5, epochs_done=3)
+    write_run(tmp_path, "c part", epochs=5, epochs_done=4)
+
+    runs, problems = find_runs([tmp_path])
+
+    assert [run.name for run in runs] == ["b whole"]
+    assert [f"{tmp_path}/{name} part: left out" in line for name, line in zip("ac", problems, strict=True)]
+    assert all(f"the same configuration and seed as {tmp_path}/b whole" in line for line in problems)
+
+
+def test_of_two_equal_runs_of_one_seed_the_newer_is_taken(tmp_path):
+    for name, time in (("first", 200), ("second", 100)):
+        os.utime(write_run(tmp_path, name) / "metrics.jsonl", (time, time))
+
+    assert [run.name for run in find_runs([tmp_path])[0]] == ["first"]
 
 
 def test_configurations_of_one_regime_are_told_apart_by_the_fields_that_differ(tmp_path):

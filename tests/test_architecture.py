@@ -1,0 +1,69 @@
+"""The rules of the layout, held by the tools that hold them in CI."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from semi.config import METHOD_NAMES
+from semi.methods import METHODS
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("darp", "data", "models", "semi", "sweeps", "tracking")
+LINT_IMPORTS = Path(sys.executable).with_name("lint-imports")
+
+
+def folders() -> list[Path]:
+    """Every package and subpackage of the project, relative to its root."""
+    inits = sorted(init for package in PACKAGES for init in (ROOT / package).rglob("__init__.py"))
+    return [init.parent.relative_to(ROOT) for init in inits]
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def lint(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([LINT_IMPORTS, "--no-cache"], cwd=folder, capture_output=True, text=True)
+
+
+def test_an_import_of_wandb_outside_tracking_online_fails_lint(copy: Path) -> None:
+    assert lint(copy).returncode == 0
+    for folder in folders():
+        (copy / folder / "planted.py").write_text("import wandb\n")
+    done = lint(copy)
+    assert done.returncode != 0
+    told = set(re.findall(r"([\w.]+)\.planted -> wandb", done.stdout))
+    packages = {".".join(folder.parts) for folder in folders()}
+    assert told == packages - {"tracking.online"}
+
+
+def test_a_circle_inside_a_package_fails_lint(copy: Path) -> None:
+    config = copy / "semi" / "config.py"
+    config.write_text(config.read_text() + "\n\nfrom semi.methods import METHODS  # noqa\n")
+    done = lint(copy)
+    assert done.returncode != 0
+    assert "no circles inside a package BROKEN" in done.stdout
+
+
+def test_only_tracking_local_reads_and_writes_the_files_of_a_run() -> None:
+    product = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")] + [*ROOT.glob("*.py")]
+    named = re.compile(r"metrics\.jsonl|METRICS_FILE")
+    reading = re.compile(r"json\.loads|\.open\(|read_text|splitlines")
+    touching = [
+        path.relative_to(ROOT).as_posix()
+        for path in product
+        if any(named.search(line) and reading.search(line) for line in path.read_text().splitlines())
+    ]
+    assert touching == ["tracking/local.py"]
+
+
+def test_every_method_has_its_name_in_the_flags() -> None:
+    assert tuple(METHODS) == METHOD_NAMES
