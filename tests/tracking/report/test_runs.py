@@ -102,7 +102,10 @@ def test_runs_whose_seeds_drew_other_labels_share_a_group_although_their_estimat
     assert [len(group.runs) for group in members] == [2]
 
 
-@pytest.mark.parametrize("name", sorted(fields_of_kind(Config, "refinement") - {"refine"}))
+OF_THE_ESTIMATE = {"est", "est_epochs", "est_from", "est_val_iteration", "num_val", "th_cond"}
+
+
+@pytest.mark.parametrize("name", sorted(fields_of_kind(Config, "refinement") - {"refine"} | OF_THE_ESTIMATE))
 def test_a_run_and_its_refined_counterpart_may_differ_in_every_field_of_the_refinement(tmp_path, name):
     raw: dict[str, Any] = {name: "as it was"}
     refined: dict[str, Any] = {name: "another"}
