@@ -4,6 +4,8 @@ The estimate is cached for `train.py --est`, and logged to W&B as a run of job t
 python3 estimate.py --dataset fashion_mnist --arch small --imb_ratio_u 1 --epochs 20 --val-iteration 100
 """
 
+import environment  # noqa: F401  (first: it says what to do where packages are missing)
+
 import sys
 from pathlib import Path
 from typing import Any

@@ -6,6 +6,8 @@ python3 eval.py summary result --csv scores.csv --markdown docs/results/scores.m
 
 from __future__ import annotations
 
+import environment  # noqa: F401  (first: it says what to do where packages are missing)
+
 import argparse
 import shlex
 import sys

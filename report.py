@@ -6,6 +6,8 @@ python report.py result --out report.html --png docs/finding.png
 
 from __future__ import annotations
 
+import environment  # noqa: F401  (first: it says what to do where packages are missing)
+
 import argparse
 import os
 import sys

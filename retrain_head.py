@@ -3,6 +3,8 @@
 Example: python3 retrain_head.py result/NAME/checkpoint.pt      (its rows go to result/NAME_crt)
 """
 
+import environment  # noqa: F401  (first: it says what to do where packages are missing)
+
 import os
 import sys
 from collections.abc import Sequence

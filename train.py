@@ -3,6 +3,8 @@
 Example: python3 train.py --config configs/digits_regime_few.yaml --darp
 """
 
+import environment  # noqa: F401  (first: it says what to do where packages are missing)
+
 import sys
 
 from semi.commands import train

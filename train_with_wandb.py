@@ -3,6 +3,8 @@
 Example: python3 train_with_wandb.py --config configs/digits_regime_few.yaml --darp
 """
 
+import environment  # noqa: F401  (first: it says what to do where packages are missing)
+
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -6,6 +6,8 @@ later. Their config key `sweep` names the file. A finished trial is not trained 
 
 from __future__ import annotations
 
+import environment  # noqa: F401  (first: it says what to do where packages are missing)
+
 import argparse
 import sys
 
