@@ -41,8 +41,9 @@ bench: setup ## every speed that the README quotes
 	$(BIN)/python -m benchmarks.data_time
 	$(BIN)/python -m benchmarks.logging
 
-picture: setup ## docs/finding.png from the runs of make demo
+picture: setup ## the two pictures of the README from the runs of make demo (needs tmux and chromium)
 	$(BIN)/python report.py runs/demo --out report.html --png docs/finding.png
+	$(BIN)/python docs/wandb_screen.py runs/demo/fix_digits_r130_*_none_* docs/wandb.png
 
 clean: ## remove caches (not runs, not .venv)
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -38,7 +38,7 @@ class Dataset:
     test_images: Tensor
     test_labels: Tensor
     extra_unlabeled_images: Tensor | None
-    """STL-10's 100,000 images whose classes nobody knows; None for the others."""
+    """STL-10's 100,000 images without labels; None for the others."""
     mean: tuple[float, float, float]
     """Mean of each channel over the training images, on the scale 0..1."""
     std: tuple[float, float, float]

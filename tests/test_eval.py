@@ -139,11 +139,11 @@ def test_the_page_says_what_darp_gained_seed_by_seed_and_where_it_did_not(tmp_pa
     assert program.main(["summary", str(tmp_path / "runs"), "--markdown", str(page)]) == 0
     said = page.read_text()
     assert (
-        "- FixMatch + DARP less FixMatch, seed by seed: bACC +9.0 ± 11.5 "
+        "- FixMatch + DARP minus FixMatch, seed by seed: bACC +9.0 ± 11.5 "
         "(higher on 2 of 3; **not a gain on every seed**), GM " in said
     )
     assert (
-        "MixMatch + DARP less MixMatch, seed by seed: bACC -10.0 ± 0.0 (higher on 0 of 3; **no gain**)"
+        "MixMatch + DARP minus MixMatch, seed by seed: bACC -10.0 ± 0.0 (higher on 0 of 3; **no gain**)"
         in said
     )
 

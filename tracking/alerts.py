@@ -1,7 +1,7 @@
-"""What goes wrong in a run, told while it can still be stopped: each alert has a reason and a remedy.
+"""Problems of a run, reported while it can still be stopped: each alert has a reason and a remedy.
 
-`alerts(rows)` is a pure function of the rows so far; `AlertTracker` applies it after each epoch and tells each kind
-once a run, also over a resume.
+`alerts(rows)` is a pure function of the rows so far. `AlertTracker` applies it after each epoch and reports each kind
+once in a run, also across a resume.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HOPELESS_EXIT = 3
 
 @dataclass(frozen=True)
 class Alert:
-    """`kind` is told once a run. `epoch` is the one whose row made it true."""
+    """Each `kind` is reported once in a run. The row of `epoch` triggered it."""
 
     kind: str
     epoch: int
@@ -63,7 +63,7 @@ def alerts(rows: Sequence[Row], *, thresholded: bool = True, refined_from: int =
     Args:
         rows: rows of consecutive epochs, oldest first, under the keys of `tracking.row.ROW`.
         thresholded: whether the method trains on confident rows alone; else the mask rate means nothing.
-        refined_from: first epoch with refinement. What it is there to mend is no news before.
+        refined_from: first epoch with refinement. Alerts about problems that it would fix are held back until then.
     """
     settled = max(GRACE, refined_from)
     checks: list[Callable[[Sequence[Row]], Alert | None]] = [
@@ -112,8 +112,8 @@ def _loss(rows: Sequence[Row]) -> Alert | None:
         "loss",
         rows[-1]["epoch"],
         "The loss is not finite",
-        f"{', '.join(broken)} of epoch {rows[-1]['epoch']} is nan or infinite: the weights are lost.",
-        "Go back with a smaller --lr, and a smaller --lambda-u or --ratio if that does not help.",
+        f"{', '.join(broken)} of epoch {rows[-1]['epoch']} is nan or infinite. The weights are lost.",
+        "Start again with a smaller --lr. If that does not help, lower --lambda-u or --ratio.",
     )
 
 
@@ -161,9 +161,11 @@ def _dead_class(settled: int, rows: Sequence[Row]) -> Alert | None:
     return Alert(
         "dead class",
         last[-1]["epoch"],
-        f"Nothing is labeled {dead[0]}" if len(dead) == 1 else f"{len(dead)} classes are dead",
+        f"Class {dead[0]} has almost no pseudo-labels"
+        if len(dead) == 1
+        else f"{len(dead)} classes have almost no pseudo-labels",
         f"For {STREAK} epochs class {', '.join(map(str, dead))} has had less than {DEAD_SHARE:.0%} of its share among "
-        "the pseudo-labels: the network unlearns it.",
+        "the pseudo-labels. The network forgets it.",
         "Refine them with --darp (from an earlier epoch: --warm), or label more of these classes.",
     )
 
@@ -193,7 +195,8 @@ def _nothing_selected(rows: Sequence[Row]) -> Alert | None:
         "mask 0",
         rows[-1]["epoch"],
         "No pseudo-label is confident enough",
-        f"For {MASK_STREAK} epochs at most one row in a thousand has reached --tau: only the labels are learned from.",
+        f"For {MASK_STREAK} epochs at most one row in a thousand has reached --tau: the network learns "
+        "from the labels alone.",
         "Lower --tau.",
     )
 
@@ -209,7 +212,7 @@ def _everything_selected(rows: Sequence[Row]) -> Alert | None:
         rows[-1]["epoch"],
         "Every pseudo-label counts as confident",
         f"For {MASK_STREAK} epochs all rows have reached --tau, at a balanced accuracy of "
-        f"{rows[-1].get('test/bacc') or 0.0:.2f}: wrong labels are learned as well.",
+        f"{rows[-1].get('test/bacc') or 0.0:.2f}: the network learns wrong labels too.",
         "Raise --tau, or stop earlier.",
     )
 

@@ -85,13 +85,13 @@ def gains(groups: Mapping[Regime, Sequence[Group]]) -> dict[str, list[str]]:
                 if (change := _change(plain.runs, darp.runs, column)) is not None
             ]
             if changes:
-                line = f"{darp.label} less {plain.label}, seed by seed: {', '.join(changes)}"
+                line = f"{darp.label} minus {plain.label}, seed by seed: {', '.join(changes)}"
                 lines.setdefault(heading_of(regime), []).append(line)
     return lines
 
 
 def _change(plain: Sequence[Run], darp: Sequence[Run], column: Column) -> str | None:
-    """`bACC +1.2 ± 0.3 (higher on 3 of 3 seeds)`; says so where DARP does not help. None without a common seed."""
+    """`bACC +1.2 ± 0.3 (higher on 3 of 3)`, with a remark where DARP does not help. None without a common seed."""
     without = {run.seed: column.take(run) for run in plain}
     differences = [
         after - before
