@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from darp import Solution, remove_noise, solve, solve_reference
-from darp.kernels_math import exp_rate_loop
+from darp.engine.exp_log import exp_rate_loop
 
 ALPHA = 2.0
 CHANGED_ROWS = 640

@@ -41,9 +41,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from darp.kernels_cpu import CpuTable
-from darp.kernels_torch import TorchTable
-from darp.newton import Dual, NotADistributionError, Point, descend
+from darp.engine.cpu import CpuTable
+from darp.engine.device import TorchTable
+from darp.engine.newton import Dual, NotADistributionError, Point, descend
 
 COARSE_ROWS = 1 << 15  # from here on a cold solve first looks at a sample of the rows
 COARSE_STRIDE = 16

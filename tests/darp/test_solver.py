@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from darp import newton, remove_noise, solve
-from darp.kernels_cpu import Chunks, CpuTable
-from darp.kernels_numba import compare
+from darp import remove_noise, solve
+from darp.engine import newton
+from darp.engine.cpu import Chunks, CpuTable
+from darp.engine.passes import compare
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from darp import remove_noise, solve
-from darp.kernels_cpu import CpuTable
-from darp.kernels_torch import TorchTable
-from darp.newton import Dual, descend
+from darp.engine.cpu import CpuTable
+from darp.engine.device import TorchTable
+from darp.engine.newton import Dual, descend
 from tests.darp.test_solver import long_tail, predictions
 
 quick = settings(deadline=None, derandomize=True, max_examples=40)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from darp.kernels_math import njit
+from darp.engine.exp_log import njit
 
 BLOCK_ROWS = 8  # are looked at as one vector, so that a loop over few classes still is one of vectors
 

@@ -26,7 +26,7 @@ class DenseCurvature:
     most_classes = 256  # an accelerator solves larger systems faster itself
 
     def __init__(self, coupling: np.ndarray) -> None:
-        from darp.kernels_numba import scaled_laplacian
+        from darp.engine.passes import scaled_laplacian
 
         self.total_entropy = float(coupling.sum())
         self.degree, self.scale = np.empty(len(coupling)), np.empty(len(coupling))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from darp.curvature import ProductCurvature
+from darp.engine.curvature import ProductCurvature
 
 CHUNK_ELEMENTS = 1 << 18  # so many take about 0.2 ms a pass; to wake a thread may take longer
 MAX_CHUNKS = 16  # each has its own sums
@@ -98,7 +98,7 @@ class CpuTable:
     def _narrow_pass(
         self, duals: np.ndarray, active: np.ndarray, *, couple: bool, write: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        from darp import kernels_numba as kernels
+        from darp.engine import passes as kernels
 
         k = self.num_classes
         padded = -(-k // kernels.BLOCK) * kernels.BLOCK if couple else 1
@@ -137,7 +137,7 @@ class CpuTable:
     def _wide_pass(
         self, duals: np.ndarray, active: np.ndarray, *, write: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        from darp import kernels_wide as kernels
+        from darp.engine import passes_wide as kernels
 
         sums = np.zeros((len(self.chunks), self.num_classes + 2))
         degree = np.zeros((len(self.chunks), self.num_classes))
@@ -163,7 +163,7 @@ class CpuTable:
 
     def _product(self, vector: np.ndarray) -> np.ndarray:
         """X^T diag(h) X v from the Y that the last pass left in `refined`."""
-        from darp import kernels_wide as kernels
+        from darp.engine import passes_wide as kernels
 
         product = np.zeros((len(self.chunks), self.num_classes))
         v = vector.astype(self.probs.dtype)

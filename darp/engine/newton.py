@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from darp.curvature import UNDERFLOW, DenseCurvature, DeviceCurvature, ProductCurvature
-from darp.kernels_cpu import CpuTable
-from darp.kernels_torch import TorchTable
+from darp.engine.cpu import CpuTable
+from darp.engine.curvature import UNDERFLOW, DenseCurvature, DeviceCurvature, ProductCurvature
+from darp.engine.device import TorchTable
 
 GROWTH = 10.0  # factor by which one step may widen the spread of the duals
 FIRST_EXPONENT = 3.0  # the spread that the first step may reach, in units of 1 / mean entropy
@@ -122,7 +122,7 @@ class Dual:
         return self._point(duals, sums.cpu().numpy(), None)
 
     def _point(self, duals: np.ndarray, sums: np.ndarray, curvature: Curvature | None) -> Point:
-        from darp.kernels_numba import compare
+        from darp.engine.passes import compare
 
         value, sums = float(sums[-2] + self.counts @ duals), sums[:-2]
         log_ratio = np.empty_like(self.counts)
