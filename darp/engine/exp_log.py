@@ -148,14 +148,3 @@ def log_(a: float) -> float:
 
 extending.overload(exp_)(lambda t: (lambda t: _exp_32(t)) if t is types.float32 else (lambda t: _exp_64(t)))
 extending.overload(log_)(lambda a: (lambda a: _log_32(a)) if a is types.float32 else (lambda a: _log_64(a)))
-
-
-@njit(**CONTRACT)
-def exp_rate_loop(values: Any, repeats: int) -> float:
-    """Sum of exp over `values` (none above 0), `repeats` times: what the benchmark takes as the speed of exp."""
-    total = np.zeros_like(values)
-    for i in range(repeats):
-        shift = values.dtype.type(-1e-9 * i)
-        for j in range(values.size):
-            total[j] += exp_(values[j] + shift)
-    return total.sum()

@@ -177,7 +177,7 @@ def test_a_large_cold_solve_looks_at_a_sample_first():
 def passes_in(table, duals, dtype):
     """Column sums [K], the rows' part of the dual, and the refined table of one pass in the arithmetic of `dtype`."""
     refined = torch.empty_like(table)
-    passes = CpuTable(table, refined, dense=False)
+    passes = CpuTable(table, refined)
     duals = np.asarray(duals, dtype)
     sums, _ = passes.measure(duals, np.ones(len(duals)))
     passes.write(duals, np.ones(len(duals)))
