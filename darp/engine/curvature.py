@@ -19,6 +19,7 @@ from torch import Tensor
 UNDERFLOW = 1e-290
 JITTER = 1e-13  # added to the unit diagonal of the scaled Hessian, and a thousand times more where that fails
 ATTEMPTS = 4
+MOST_PRODUCTS = 200
 REACH = 1.0  # log of the factor, beyond the wanted one, by which a step may change one of many sums
 
 
@@ -106,7 +107,6 @@ class ProductCurvature:
     """The coupling through its products with a vector; conjugate gradients, preconditioned by the degree."""
 
     lasting = False  # the next pass leaves its own Y
-    most_products = 200
 
     def __init__(self, degree: np.ndarray, product: Callable[[np.ndarray], np.ndarray]) -> None:
         self.degree, self.product = degree, product
@@ -128,7 +128,7 @@ class ProductCurvature:
         preconditioned = left / degree
         direction = preconditioned.copy()
         size = first = float(left @ preconditioned)
-        for _ in range(self.most_products):
+        for _ in range(MOST_PRODUCTS):
             if not size > tol * tol * first:
                 break
             image = self._apply(direction) + damping * self.degree * direction

@@ -15,8 +15,11 @@ import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import extending, types
 
+from darp.engine.first_use import announce
+
 njit: Any = numba.njit  # their annotations describe the decorators, not what they make of a function
 intrinsic: Any = extending.intrinsic
+announce()
 
 CONTRACT = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract"}}
 
