@@ -22,13 +22,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from darp import Solution, remove_noise, solve, solve_reference
-from darp.kernels_math import exp_rate_loop
+from darp.engine.exp_log import CONTRACT, exp_, njit
 
 ALPHA = 2.0
 CHANGED_ROWS = 640
@@ -128,6 +129,17 @@ def copy_bandwidth() -> float:
         target.copy_(source)
         best = min(best, time.perf_counter() - start)
     return 2 * source.numel() * 4 / best
+
+
+@njit(**CONTRACT)
+def exp_rate_loop(values: Any, repeats: int) -> float:
+    """Sum of exp over `values` (none above 0), `repeats` times."""
+    total = np.zeros_like(values)
+    for i in range(repeats):
+        shift = values.dtype.type(-1e-9 * i)
+        for j in range(values.size):
+            total[j] += exp_(values[j] + shift)
+    return total.sum()
 
 
 def exp_rate() -> float:

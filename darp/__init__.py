@@ -4,11 +4,12 @@
 >>> solution = solve(probs, target_counts)  # probs [N, K] on the simplex, counts [K] that sum to N
 """
 
-from darp.alignment import align
+from darp.noise import remove_noise
 from darp.reference import solve_reference
-from darp.refiner import NoRefiner, Refiner, denoised
-from darp.selection import remove_noise
-from darp.sinkhorn import solve_sinkhorn
+from darp.refiner import NoRefiner, Refiner
+from darp.refineries.align import align
+from darp.refineries.darp import denoised
+from darp.refineries.sinkhorn import solve_sinkhorn
 from darp.solver import Solution, solve
 from darp.store import PseudoLabelStore
 

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from darp.selection import remove_noise
 from darp.solver import Solution
 from darp.store import PseudoLabelStore
 
@@ -45,17 +44,6 @@ class NoRefiner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         pass
-
-
-def denoised(solver: Solver, alpha: float) -> Solver:
-    """DARP as one refinement: noisy entries are removed (see `remove_noise`), then `solver` does the rest."""
-
-    def refine(
-        probs: Tensor, target_counts: Tensor | Sequence[float], *, warm_start: Tensor | None = None
-    ) -> Solution:
-        return solver(remove_noise(probs, target_counts, alpha), target_counts, warm_start=warm_start)
-
-    return refine
 
 
 class Refiner:

@@ -41,9 +41,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from darp.kernels_cpu import CpuTable
-from darp.kernels_torch import TorchTable
-from darp.newton import Dual, NotADistributionError, Point, descend
+from darp.engine.cpu import CpuTable
+from darp.engine.device import DeviceTable
+from darp.engine.newton import Dual, NotADistributionError, Point, descend
+from darp.engine.table import Table, total
 
 COARSE_ROWS = 1 << 15  # from here on a cold solve first looks at a sample of the rows
 COARSE_STRIDE = 16
@@ -102,7 +103,7 @@ def solve(
     probs = probs.detach().contiguous()
     refined = torch.empty_like(probs)
     rough = probs.device.type == "cpu" and probs.dtype == torch.float32 and group is None and tol >= ROUGH_TOL
-    dual = Dual(_table(probs, refined, group), counts, num_rows, group, rough)
+    dual = Dual(_table(probs, refined, group), counts, num_rows, rough)
     try:
         coarse_passes = 0.0
         if warm_start is not None:
@@ -123,10 +124,8 @@ def solve(
     return Solution(refined, duals, point.residual, passes, converged, reason, dual.table.products)
 
 
-def _table(probs: Tensor, refined: Tensor, group: dist.ProcessGroup | None) -> CpuTable | TorchTable:
-    if probs.device.type == "cpu":
-        return CpuTable(probs, refined, dense=group is not None)
-    return TorchTable(probs, refined)
+def _table(probs: Tensor, refined: Tensor, group: dist.ProcessGroup | None) -> Table:
+    return (CpuTable if probs.device.type == "cpu" else DeviceTable)(probs, refined, group)
 
 
 def _rows_of_all(probs: Tensor, group: dist.ProcessGroup | None) -> tuple[int, int]:
@@ -201,9 +200,7 @@ def _coarse_start(
         return zero, 0.0
     sample = probs[-offset % COARSE_STRIDE :: COARSE_STRIDE].contiguous()
     rows, _ = _rows_of_all(sample, group)
-    dual = Dual(
-        _table(sample, torch.empty_like(sample), group), counts * (rows / num_rows), rows, group, rough
-    )
+    dual = Dual(_table(sample, torch.empty_like(sample), group), counts * (rows / num_rows), rows, rough)
     point, _ = descend(dual, dual.measure(zero), COARSE_TOL, COARSE_PASSES, write=False)
     return point.duals, dual.passes * rows / num_rows
 
@@ -228,9 +225,7 @@ def _bad_row(probs: Tensor) -> str:
 def _reason(probs: Tensor, dual: Dual, point: Point, unrounded: float, tol: float, max_iter: int) -> str:
     """Why the residual is above `tol`, as one sentence with what to do."""
     support = torch.stack([(probs > 0).sum(0), (probs == 1).sum(0)]).double()
-    if dual.group is not None:
-        dist.all_reduce(support, group=dual.group)
-    reachable, fixed = support.cpu().numpy()
+    reachable, fixed = total(support, dual.table.group).cpu().numpy()
     short = dual.counts - reachable
     if short.max() > tol:
         k = int(short.argmax())

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from darp import newton, remove_noise, solve
-from darp.kernels_cpu import Chunks, CpuTable
-from darp.kernels_numba import compare
+from darp import remove_noise, solve
+from darp.engine import newton
+from darp.engine.cpu import Chunks, CpuTable
+from darp.engine.passes import compare
 
 ROOT = Path(__file__).parents[2]
 
@@ -176,7 +177,7 @@ def test_a_large_cold_solve_looks_at_a_sample_first():
 def passes_in(table, duals, dtype):
     """Column sums [K], the rows' part of the dual, and the refined table of one pass in the arithmetic of `dtype`."""
     refined = torch.empty_like(table)
-    passes = CpuTable(table, refined, dense=False)
+    passes = CpuTable(table, refined)
     duals = np.asarray(duals, dtype)
     sums, _ = passes.measure(duals, np.ones(len(duals)))
     passes.write(duals, np.ones(len(duals)))

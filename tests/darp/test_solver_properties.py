@@ -1,4 +1,4 @@
-"""Two general-purpose optimisers and a slow twin agree; and what must hold for tables that hypothesis makes up."""
+"""Two general-purpose optimisers agree; and what must hold for tables that hypothesis makes up."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,6 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from darp import remove_noise, solve
-from darp.kernels_cpu import CpuTable
-from darp.kernels_torch import TorchTable
-from darp.newton import Dual, descend
 from tests.darp.test_solver import long_tail, predictions
 
 quick = settings(deadline=None, derandomize=True, max_examples=40)
@@ -183,38 +180,3 @@ def test_a_general_optimiser_on_the_primal_finds_no_better_table():
     )  # fmt: skip
     assert cost(ours.ravel()) <= theirs.fun + 1e-8
     np.testing.assert_allclose(ours, theirs.x.reshape(a.shape), atol=1e-4)
-
-
-def solve_with(table, counts, tol=1e-6):
-    """The same steps on another implementation of the pass."""
-    dual = Dual(table, np.asarray(counts, dtype=np.float64), len(table.probs))
-    point, written = descend(dual, dual.measure(np.zeros(len(counts))), tol, 100, write=True)
-    return point if written else dual.write(point.duals)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("dense", [True, False])
-@pytest.mark.parametrize(("rows", "classes"), [(700, 10), (65, 3), (500, 150), (64, 130)])
-def test_the_fused_passes_agree_with_the_eager_ones(rows, classes, dense, dtype):
-    probs, counts = predictions(rows, classes, 4.0, 2.0, dtype=dtype), long_tail(rows, classes, 3).numpy()
-    if rows > classes:
-        probs[5] = torch.eye(classes)[1]
-    fused, eager = torch.empty_like(probs), torch.empty_like(probs)
-    first = solve_with(CpuTable(probs, fused, dense=dense), counts, 1e-6)
-    second = solve_with(TorchTable(probs, eager), counts, 1e-6)
-    assert max(first.residual, second.residual) <= 1e-6
-    assert (fused - eager).abs().max() <= 2e-6
-    if dense:
-        assert (fused - eager).abs().max() <= (1e-11 if dtype == torch.float64 else 1e-7)
-        assert first.value == pytest.approx(second.value, rel=1e-9)
-
-
-def test_rows_whose_terms_all_underflow_are_computed_again():
-    probs = torch.full((64, 3), 0.5, dtype=torch.float64)
-    probs[:, 0] = 0.0  # the class with the smallest dual is not among theirs
-    probs[0] = torch.tensor([1.0, 0.0, 0.0])
-    duals, active = np.array([0.0, 1e5, 1e5 + 1.0]), np.ones(3)
-    sums = CpuTable(probs, torch.empty_like(probs), dense=True).measure(duals, active)[0]
-    eager = TorchTable(probs, torch.empty_like(probs)).measure(duals, active)[0]
-    np.testing.assert_allclose(sums, eager.numpy(), rtol=1e-10)
-    assert 0 < sums[2] < sums[1] < 63

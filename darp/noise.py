@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from darp.kernels_cpu import Chunks
+from darp.engine.cpu import Chunks
 
 NOISE = 1e-6  # added to every entry, and to both sides of the rescaling, as published
 # Shift and number of bins of each level, by the size of an entry. A first bin is an eighth or a quarter of an octave;
@@ -93,7 +93,7 @@ def _before(values: Tensor, group: dist.ProcessGroup | None) -> Tensor:
 
 
 def _on_cpu(probs: Tensor, counts: np.ndarray, wanted: np.ndarray, group: dist.ProcessGroup | None) -> Tensor:
-    from darp import kernels_select as kernels
+    from darp.engine import select as kernels
 
     table = probs.numpy()
     bits = table.view(np.uint32 if probs.element_size() == 4 else np.uint64)
@@ -116,7 +116,7 @@ def _on_cpu(probs: Tensor, counts: np.ndarray, wanted: np.ndarray, group: dist.P
 
 def _first_level(bits: np.ndarray, chunks: Chunks, num_classes: int) -> np.ndarray:
     """Counts [chunks, K, bins + padding] of the entries by their highest bits."""
-    from darp import kernels_select as kernels
+    from darp.engine import select as kernels
 
     shift, size = BIT_LEVELS[bits.itemsize][0]
     histogram = np.zeros((len(chunks), num_classes, size + PADDING), np.int32)
@@ -131,7 +131,7 @@ def _few_candidates(
 
     None where these are many, as in a table with many equal entries.
     """
-    from darp import kernels_select as kernels
+    from darp.engine import select as kernels
 
     num_classes = len(keep)
     (shift, size), *_ = BIT_LEVELS[bits.itemsize]
@@ -167,7 +167,7 @@ def _level_by_level(
     table: np.ndarray, bits: np.ndarray, chunks: Chunks, keep: np.ndarray, group: dist.ProcessGroup | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What survives of each class: the bits [K] of its last entry, how many equal it in each chunk, the sum [K]."""
-    from darp import kernels_select as kernels
+    from darp.engine import select as kernels
 
     threshold, ties = _thresholds(bits, chunks, keep, group)
     sums = np.zeros((len(chunks), len(keep)))
@@ -194,7 +194,7 @@ def _thresholds(
     bits: np.ndarray, chunks: Chunks, keep: np.ndarray, group: dist.ProcessGroup | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bits [K] of the last of the keep [K] largest entries, and how many that equal it each chunk keeps [chunks, K]."""
-    from darp import kernels_select as kernels
+    from darp.engine import select as kernels
 
     unsigned = bits.dtype.type
     missing, bins = keep.copy(), np.zeros(len(keep), np.int64)

@@ -6,7 +6,7 @@ aligned with its own mean, so that it can stand where DARP stands and be compare
     x_ik = a_ik (c_k / s_k) / sum_j a_ij (c_j / s_j)    with s = the column sums of A
 
 The rows are renormalised after the columns were scaled, so the columns meet the target only roughly. It is the first
-round of `darp.sinkhorn`.
+round of `darp.refineries.sinkhorn`.
 """
 
 from __future__ import annotations

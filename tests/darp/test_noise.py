@@ -4,8 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darp import kernels_cpu, remove_noise
-from darp.selection import _few_candidates, _level_by_level, _on_device
+from darp import remove_noise
+from darp.engine import cpu
+from darp.noise import _few_candidates, _level_by_level, _on_device
 
 quick = settings(deadline=None, derandomize=True, max_examples=50)
 
@@ -54,12 +55,12 @@ def test_removal_agrees_with_sorting_each_column(table, alpha):
 @pytest.mark.parametrize("levels", [0, 300])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_setting_candidates_aside_agrees_with_going_level_by_level(monkeypatch, levels, dtype):
-    monkeypatch.setattr(kernels_cpu, "CHUNK_ELEMENTS", 5000)
+    monkeypatch.setattr(cpu, "CHUNK_ELEMENTS", 5000)
     probs = torch.softmax(3 * torch.randn(4000, 7, generator=torch.Generator().manual_seed(0)), 1).to(dtype)
     if levels:  # many ties, over several chunks
         probs = (probs * levels).round() / levels
     table = probs.numpy()
-    bits, chunks = table.view(f"u{table.itemsize}"), kernels_cpu.Chunks(4000, 7)
+    bits, chunks = table.view(f"u{table.itemsize}"), cpu.Chunks(4000, 7)
     assert len(chunks) > 1
     keep = np.array([0, 1, 40, 300, 900, 2000, 4000])
     few, levelled = (
@@ -74,7 +75,7 @@ def test_setting_candidates_aside_agrees_with_going_level_by_level(monkeypatch, 
 
 def test_a_table_of_equal_entries_is_not_set_aside():
     table = np.full((1000, 4), 0.25, np.float32)
-    assert _few_candidates(table, table.view(np.uint32), kernels_cpu.Chunks(1000, 4), np.full(4, 10)) is None
+    assert _few_candidates(table, table.view(np.uint32), cpu.Chunks(1000, 4), np.full(4, 10)) is None
 
 
 @given(tables(), st.floats(0, 3))

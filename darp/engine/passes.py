@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from darp.kernels_math import exp_, log_, njit
+from darp.engine.exp_log import exp_, log_, njit
 
 BLOCK = 4  # classes per register block of the curvature; arrays are padded to it
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from darp.alignment import scaled
+from darp.refineries.align import scaled
 from darp.solver import Solution
 
 

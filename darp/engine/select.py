@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from darp.kernels_math import njit
+from darp.engine.exp_log import njit
 
 BLOCK_ROWS = 8  # are looked at as one vector, so that a loop over few classes still is one of vectors
 
@@ -96,6 +96,36 @@ def collect_bin(bits: Any, probs: Any, shift: Any, bins: Any, sums: Any, found: 
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def kth_smallest(values: Any, place: int) -> Any:
+    """The entry that sorting `values` [n] would put at `place`; reorders them (Hoare 1961, Algorithm 65, FIND).
+
+    Pivots are drawn, so that no order of the rows is a slow one. Numba's own partition would take longer to compile
+    than all the solver's passes together.
+    """
+    low, high, draw = 0, values.size - 1, 1
+    while low < high:
+        draw = (1103515245 * draw + 12345) & 0x7FFFFFFF  # the C standard's example of a generator
+        pivot = values[low + draw % (high - low + 1)]
+        i, j = low, high
+        while i <= j:
+            while values[i] < pivot:
+                i += 1
+            while pivot < values[j]:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if place <= j:
+            high = j
+        elif place >= i:
+            low = i
+        else:
+            break
+    return values[place]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def select_found(
     found: Any, values: Any, start: Any, missing: Any, threshold: Any, ties: Any, sums: Any
 ) -> None:
@@ -111,7 +141,7 @@ def select_found(
         if left == 0:
             continue
         place = last - first - left
-        threshold[k] = np.partition(found[first:last], place)[place]
+        threshold[k] = kth_smallest(found[first:last].copy(), place)
         for j in range(first, last):
             if found[j] > threshold[k]:
                 sums[k] += values[j]

@@ -15,8 +15,11 @@ import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import extending, types
 
+from darp.engine.first_use import announce
+
 njit: Any = numba.njit  # their annotations describe the decorators, not what they make of a function
 intrinsic: Any = extending.intrinsic
+announce()
 
 CONTRACT = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract"}}
 
@@ -148,14 +151,3 @@ def log_(a: float) -> float:
 
 extending.overload(exp_)(lambda t: (lambda t: _exp_32(t)) if t is types.float32 else (lambda t: _exp_64(t)))
 extending.overload(log_)(lambda a: (lambda a: _log_32(a)) if a is types.float32 else (lambda a: _log_64(a)))
-
-
-@njit(**CONTRACT)
-def exp_rate_loop(values: Any, repeats: int) -> float:
-    """Sum of exp over `values` (none above 0), `repeats` times: what the benchmark takes as the speed of exp."""
-    total = np.zeros_like(values)
-    for i in range(repeats):
-        shift = values.dtype.type(-1e-9 * i)
-        for j in range(values.size):
-            total[j] += exp_(values[j] + shift)
-    return total.sum()

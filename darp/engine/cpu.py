@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from darp.curvature import ProductCurvature
+from darp.engine.curvature import Curvature, DenseCurvature, ProductCurvature
+from darp.engine.table import total, total_of_pass
 
 CHUNK_ELEMENTS = 1 << 18  # so many take about 0.2 ms a pass; to wake a thread may take longer
 MAX_CHUNKS = 16  # each has its own sums
@@ -70,35 +72,39 @@ class CpuTable:
 
     device = torch.device("cpu")
 
-    def __init__(self, probs: Tensor, refined: Tensor, *, dense: bool) -> None:
-        self.probs, self.refined = probs.numpy(), refined.numpy()
+    def __init__(self, probs: Tensor, refined: Tensor, group: dist.ProcessGroup | None = None) -> None:
+        self.probs, self.refined, self.group = probs.numpy(), refined.numpy(), group
         rows, self.num_classes = self.probs.shape
-        self.wide = self.num_classes > WIDE_CLASSES and not dense
+        self.wide = self.num_classes > WIDE_CLASSES and group is None
         self.chunks = Chunks(rows, self.num_classes)
         self.entropy = np.empty(rows if self.wide else 0, self.probs.dtype)
         self.entropy_known = False
         self.products = 0
 
-    def measure(
-        self, duals: np.ndarray, active: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray | ProductCurvature]:
-        """Column sums [K], the rows' part of the dual, faults in the table; and the curvature or its products."""
+    def measure(self, duals: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, Curvature]:
+        """See `Table`. With many classes the curvature is there through its products alone, until the next pass."""
         if self.wide:
             sums, degree = self._wide_pass(duals, active, write=False)
             return sums, ProductCurvature(degree, self._product)
         sums, coupling = self._narrow_pass(duals, active, couple=True, write=False)
-        return sums, coupling
+        if self.group is not None:
+            sums, together = total_of_pass(
+                torch.from_numpy(sums), torch.from_numpy(coupling), self.group, host=True
+            )
+            coupling = together.numpy()
+        return sums, DenseCurvature(coupling)
 
     def write(self, duals: np.ndarray, active: np.ndarray) -> np.ndarray:
-        """Fill `refined`; return the same sums [K + 2], of what was written."""
+        """See `Table`."""
         if self.wide:
             return self._wide_pass(duals, active, write=True)[0]
-        return self._narrow_pass(duals, active, couple=False, write=True)[0]
+        sums, _ = self._narrow_pass(duals, active, couple=False, write=True)
+        return total(torch.from_numpy(sums), self.group).numpy()
 
     def _narrow_pass(
         self, duals: np.ndarray, active: np.ndarray, *, couple: bool, write: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        from darp import kernels_numba as kernels
+        from darp.engine import passes as kernels
 
         k = self.num_classes
         padded = -(-k // kernels.BLOCK) * kernels.BLOCK if couple else 1
@@ -137,7 +143,7 @@ class CpuTable:
     def _wide_pass(
         self, duals: np.ndarray, active: np.ndarray, *, write: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        from darp import kernels_wide as kernels
+        from darp.engine import passes_wide as kernels
 
         sums = np.zeros((len(self.chunks), self.num_classes + 2))
         degree = np.zeros((len(self.chunks), self.num_classes))
@@ -163,7 +169,7 @@ class CpuTable:
 
     def _product(self, vector: np.ndarray) -> np.ndarray:
         """X^T diag(h) X v from the Y that the last pass left in `refined`."""
-        from darp import kernels_wide as kernels
+        from darp.engine import passes_wide as kernels
 
         product = np.zeros((len(self.chunks), self.num_classes))
         v = vector.astype(self.probs.dtype)

@@ -9,6 +9,7 @@ that a class of probability 1 - 1e-12 keeps its digits. H 1 = 0: the duals are f
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import scipy.linalg
@@ -18,15 +19,34 @@ from torch import Tensor
 UNDERFLOW = 1e-290
 JITTER = 1e-13  # added to the unit diagonal of the scaled Hessian, and a thousand times more where that fails
 ATTEMPTS = 4
+MOST_PRODUCTS = 200
+REACH = 1.0  # log of the factor, beyond the wanted one, by which a step may change one of many sums
+
+
+class Curvature(Protocol):
+    """The curvature of the dual at one point."""
+
+    degree: np.ndarray  # [K] diagonal of H
+    total_entropy: float  # sum over the rows of their entropy
+    lasting: bool  # whether it is still there after the next pass over the table
+
+    def solve(self, rhs: np.ndarray, damping: float, tol: float) -> np.ndarray:
+        """d [K] with (H + damping diag(H)) d = rhs [K], to `tol` of the right-hand side's norm or better."""
+
+    def within_reach(self, move: np.ndarray, sums: np.ndarray, log_ratio: np.ndarray) -> np.ndarray:
+        """The move [K] of the duals, no class going further than its column sum can be foretold.
+
+        `sums` [K] are the column sums and log_ratio [K] their distance to the target.
+        """
 
 
 class DenseCurvature:
     """The K x K coupling on the host."""
 
-    most_classes = 256  # an accelerator solves larger systems faster itself
+    lasting = True
 
     def __init__(self, coupling: np.ndarray) -> None:
-        from darp.kernels_numba import scaled_laplacian
+        from darp.engine.passes import scaled_laplacian
 
         self.total_entropy = float(coupling.sum())
         self.degree, self.scale = np.empty(len(coupling)), np.empty(len(coupling))
@@ -47,9 +67,14 @@ class DenseCurvature:
             jitter *= 1e3
         return np.zeros_like(rhs)
 
+    def within_reach(self, move: np.ndarray, sums: np.ndarray, log_ratio: np.ndarray) -> np.ndarray:
+        return move
+
 
 class DeviceCurvature:
     """The same on an accelerator, for many classes: what goes to the host are vectors."""
+
+    lasting = True
 
     def __init__(self, coupling: Tensor) -> None:
         self.total_entropy = float(coupling.sum())
@@ -74,11 +99,14 @@ class DeviceCurvature:
             jitter *= 1e3
         return np.zeros_like(rhs)
 
+    def within_reach(self, move: np.ndarray, sums: np.ndarray, log_ratio: np.ndarray) -> np.ndarray:
+        return move
+
 
 class ProductCurvature:
     """The coupling through its products with a vector; conjugate gradients, preconditioned by the degree."""
 
-    most_products = 200
+    lasting = False  # the next pass leaves its own Y
 
     def __init__(self, degree: np.ndarray, product: Callable[[np.ndarray], np.ndarray]) -> None:
         self.degree, self.product = degree, product
@@ -100,7 +128,7 @@ class ProductCurvature:
         preconditioned = left / degree
         direction = preconditioned.copy()
         size = first = float(left @ preconditioned)
-        for _ in range(self.most_products):
+        for _ in range(MOST_PRODUCTS):
             if not size > tol * tol * first:
                 break
             image = self._apply(direction) + damping * self.degree * direction
@@ -113,3 +141,15 @@ class ProductCurvature:
             size, before = float(left @ preconditioned), size
             direction = preconditioned + size / before * direction
         return found if found.any() else rhs / degree
+
+    def within_reach(self, move: np.ndarray, sums: np.ndarray, log_ratio: np.ndarray) -> np.ndarray:
+        """The move with no class going further than its sum can be foretold.
+
+        With many classes some hold next to nothing but rows that are sure of them. Their curvature is nearly zero and
+        the step for them long, and on the way they meet rows that they did not see from here. A sum grows at most as
+        exp(h move) of its rows does, where the mean h of the rows that make it up now stands for them all.
+        """
+        mean_entropy = self.weight / np.maximum(sums, UNDERFLOW)
+        reach = (np.abs(log_ratio) + REACH) / np.maximum(mean_entropy, UNDERFLOW)
+        away = move - self.degree @ move / max(float(self.degree.sum()), UNDERFLOW)
+        return np.clip(away, -reach, reach)

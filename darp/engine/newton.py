@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
-from darp.curvature import UNDERFLOW, DenseCurvature, DeviceCurvature, ProductCurvature
-from darp.kernels_cpu import CpuTable
-from darp.kernels_torch import TorchTable
+from darp.engine.curvature import UNDERFLOW, Curvature
+from darp.engine.table import Table
 
 GROWTH = 10.0  # factor by which one step may widen the spread of the duals
 FIRST_EXPONENT = 3.0  # the spread that the first step may reach, in units of 1 / mean entropy
@@ -27,12 +25,8 @@ MOST_DAMPING = 1e12  # no step helps any more
 FLAT_SLOPE = 0.5  # a step is good if the slope along it ends below this share of the first one
 CG_TOL = 0.03  # of conjugate gradients, times the error that is left
 SMOOTH = 0.1  # error below which that is safe; f itself may be lost to rounding there
-REACH = 1.0  # log of the factor, beyond the wanted one, by which a step may change one of many sums
 FALL = 1e-3  # or if f falls by this share of what the slope promises
 TRUST = 3.0  # a step for the logarithms may bend f by this multiple of its slope, times the error
-
-
-Curvature = DenseCurvature | DeviceCurvature | ProductCurvature
 
 
 class NotADistributionError(Exception):
@@ -64,12 +58,11 @@ class Step:
 
 @dataclass
 class Dual:
-    """The dual of one table (of all processes of `group` together) and the passes spent on it."""
+    """The dual of one table (of all processes of its group together) and the passes spent on it."""
 
-    table: CpuTable | TorchTable
+    table: Table
     counts: np.ndarray
     num_rows: int
-    group: dist.ProcessGroup | None = None
     rough: bool = False  # float32 where it is safe: half the time, and digits enough for 1e-6
     passes: int = 0
     on: np.ndarray = field(init=False)  # [K] 1 for classes with a target above 0, else 0
@@ -81,18 +74,11 @@ class Dual:
     def measure(self, duals: np.ndarray) -> Point:
         """Sums, value and curvature at `duals`: one pass, one reduction and one transfer to the host."""
         duals, given = self._as_used(duals)
-        sums, coupling = self.table.measure(given, self.on)
+        sums, curvature = self.table.measure(given, self.on)
         self.passes += 1
-        if isinstance(coupling, Tensor) or (self.group is not None and isinstance(coupling, np.ndarray)):
-            sums, coupling = self._gathered(torch.as_tensor(sums), torch.as_tensor(coupling))
-        sums = np.asarray(sums)
         if sums[-1] > 0:
             raise NotADistributionError
-        if isinstance(coupling, ProductCurvature):
-            return self._point(duals, sums, coupling)
-        if isinstance(coupling, np.ndarray):
-            return self._point(duals, sums, DenseCurvature(coupling))
-        return self._point(duals, sums, DeviceCurvature(coupling))
+        return self._point(duals, sums, curvature)
 
     def _as_used(self, duals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The duals of the next pass as float64, and in the type of its arithmetic."""
@@ -101,28 +87,14 @@ class Dual:
         single = duals.astype(np.float32)
         return single.astype(np.float64), single
 
-    def _gathered(self, sums: Tensor, coupling: Tensor) -> tuple[np.ndarray, np.ndarray | Tensor]:
-        """The sums over all processes, on the host, and the coupling where its system is solved fastest."""
-        k = len(self.counts)
-        packed = torch.cat([sums, coupling.reshape(-1)])
-        if self.group is not None:
-            dist.all_reduce(packed, group=self.group)
-        if packed.device.type != "cpu" and k > DenseCurvature.most_classes:
-            return packed[: k + 2].cpu().numpy(), packed[k + 2 :].reshape(k, k)
-        host = packed.cpu().numpy()
-        return host[: k + 2], host[k + 2 :].reshape(k, k)
-
     def write(self, duals: np.ndarray) -> Point:
         """Fill the output at `duals`; the point describes what was written, rounding included."""
         duals, given = self._as_used(duals)
-        sums = torch.as_tensor(self.table.write(given, self.on))
         self.passes += 1
-        if self.group is not None:
-            dist.all_reduce(sums, group=self.group)
-        return self._point(duals, sums.cpu().numpy(), None)
+        return self._point(duals, self.table.write(given, self.on), None)
 
     def _point(self, duals: np.ndarray, sums: np.ndarray, curvature: Curvature | None) -> Point:
-        from darp.kernels_numba import compare
+        from darp.engine.passes import compare
 
         value, sums = float(sums[-2] + self.counts @ duals), sums[:-2]
         log_ratio = np.empty_like(self.counts)
@@ -134,6 +106,15 @@ class Dual:
         if self._all_on:
             return duals - duals.min()
         return self.on * (duals - np.where(self.on > 0, duals, np.inf).min())
+
+    def _of_first_process(self, move: np.ndarray) -> np.ndarray:
+        """The same bits on all processes, even where their processors differ."""
+        group = self.table.group
+        if group is None:
+            return move
+        shared = torch.from_numpy(move).to(self.table.device)
+        dist.broadcast(shared, dist.get_global_rank(group, 0), group=group)
+        return shared.cpu().numpy()
 
     def step(self, point: Point, damping: float) -> Step:
         """The damped step at `point`, shortened so that the spread of the duals grows at most GROWTH-fold.
@@ -153,14 +134,10 @@ class Dual:
                 break
         if not math.isfinite(slope):
             move, slope, bend = np.zeros_like(move), 0.0, 0.0
-        if isinstance(curvature, ProductCurvature) and slope < 0:
-            move = self._within_reach(point, curvature, move)
-            slope = float((self.counts - point.sums) @ move)
-        if self.group is not None:  # the same bits everywhere, even where processors differ
-            shared = torch.from_numpy(move).to(self.table.device)
-            dist.broadcast(shared, dist.get_global_rank(self.group, 0), group=self.group)
-            move = shared.cpu().numpy()
-            slope = float((self.counts - point.sums) @ move)
+        if slope < 0:
+            move = curvature.within_reach(move, point.sums, point.log_ratio)
+        move = self._of_first_process(move)
+        slope = -float(excess @ move)
         unit = FIRST_EXPONENT * self.num_rows / max(curvature.total_entropy, UNDERFLOW)
         allowed = GROWTH * max(float(point.duals.max()), unit)
         duals = self.shifted(point.duals + move)
@@ -168,18 +145,6 @@ class Dual:
         if share < 1:
             duals = self.shifted(point.duals + share * move)
         return Step(duals, share * move, share * slope, share * share * bend)
-
-    def _within_reach(self, point: Point, curvature: ProductCurvature, move: np.ndarray) -> np.ndarray:
-        """The move with no class going further than its sum can be foretold.
-
-        With many classes some hold next to nothing but rows that are sure of them. Their curvature is nearly zero and
-        the step for them long, and on the way they meet rows that they did not see from here. A sum grows at most as
-        exp(h move) of its rows does, where the mean h of the rows that make it up now stands for them all.
-        """
-        mean_entropy = curvature.weight / np.maximum(point.sums, UNDERFLOW)
-        reach = (np.abs(point.log_ratio) + REACH) / np.maximum(mean_entropy, UNDERFLOW)
-        away = move - curvature.degree @ move / max(float(curvature.degree.sum()), UNDERFLOW)
-        return np.clip(away, -reach, reach)
 
 
 @dataclass
@@ -236,8 +201,9 @@ def _descend(dual: Dual, point: Point, tol: float, max_passes: int, write: bool)
             point = trial
         else:
             damping.fail(steep=slope > 5)
-            if isinstance(point.curvature, ProductCurvature) and dual.passes < max_passes:
-                point = dual.measure(point.duals)  # its Y is gone: the trial has left its own
+            assert point.curvature is not None
+            if not point.curvature.lasting and dual.passes < max_passes:
+                point = dual.measure(point.duals)
         if point.residual < best.residual:
             best = point
     return best, False

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from darp.kernels_math import exp_, log_, njit
-from darp.kernels_numba import RELAXED, TINY, TINY_32, _row_again
+from darp.engine.exp_log import exp_, log_, njit
+from darp.engine.passes import RELAXED, TINY, TINY_32, _row_again
 
 FLUSH = 64  # rows summed in the table's own type before they join the float64 sums
 NEGLIGIBLE = 1e-30  # smaller entries of Y are zero: they carry no curvature, and denormal numbers are slow
