@@ -3,8 +3,8 @@
 from data.archives import FilesMissingError
 from data.augment import normalize, rotate90, strong, weak
 from data.datasets import DATASETS, DataError, Dataset, load_dataset
+from data.known_counts import known_counts
 from data.loader import Batch, Loader
-from data.outline import outline
 from data.splits import Split, long_tail_counts, make_split
 
 __all__ = [
@@ -15,11 +15,11 @@ __all__ = [
     "FilesMissingError",
     "Loader",
     "Split",
+    "known_counts",
     "load_dataset",
     "long_tail_counts",
     "make_split",
     "normalize",
-    "outline",
     "rotate90",
     "strong",
     "weak",
