@@ -1,15 +1,16 @@
 """Data sets, long-tailed splits, and batches of augmented views made on the device."""
 
 from data.archives import FilesMissingError
-from data.augment import normalize, rotate90, strong, weak
+from data.augment import normalize, rotate90
 from data.datasets import DATASETS, DataError, Dataset, load_dataset
 from data.known_counts import known_counts
-from data.loader import Batch, Loader
+from data.loader import Batch, BatchSource, Loader
 from data.splits import Split, long_tail_counts, make_split
 
 __all__ = [
     "DATASETS",
     "Batch",
+    "BatchSource",
     "DataError",
     "Dataset",
     "FilesMissingError",
@@ -21,6 +22,4 @@ __all__ = [
     "make_split",
     "normalize",
     "rotate90",
-    "strong",
-    "weak",
 ]
