@@ -1,26 +1,25 @@
 """Data sets, long-tailed splits, and batches of augmented views made on the device."""
 
 from data.archives import FilesMissingError
-from data.augment import normalize, rotate90, strong, weak
+from data.augment import normalize, rotate90
 from data.datasets import DATASETS, DataError, Dataset, load_dataset
-from data.loader import Batch, Loader
-from data.outline import outline
+from data.known_counts import known_counts
+from data.loader import Batch, BatchSource, Loader
 from data.splits import Split, long_tail_counts, make_split
 
 __all__ = [
     "DATASETS",
     "Batch",
+    "BatchSource",
     "DataError",
     "Dataset",
     "FilesMissingError",
     "Loader",
     "Split",
+    "known_counts",
     "load_dataset",
     "long_tail_counts",
     "make_split",
     "normalize",
-    "outline",
     "rotate90",
-    "strong",
-    "weak",
 ]

@@ -1,8 +1,11 @@
 """Weak and strong views of image batches, on the device of the images.
 
-Every function maps uint8 [B, 3, H, W] to the same shape. Each image has its own random draw, taken from the
-generator that is handed in. Shapes never depend on values, and no value is read back to the host, so that a
-view may be made inside a training step on a GPU without waiting for it.
+There are two augmentations. `fixmatch` is FixMatch's (Sohn et al. 2020): 14 operations, padding by reflection, and a
+grey square before normalising. `published` is that of the first public implementation of DARP: 16 operations, padding
+with zeros, and a square of the mean colour, cut out after normalising. docs/data_time.md compares the two.
+
+Each image has its own random draw, taken from the generator that is handed in. Shapes never depend on values, and
+no value is read back to the host, so that a view may be made inside a training step on a GPU without waiting for it.
 """
 
 from __future__ import annotations
@@ -11,49 +14,77 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from data.randaugment import rand_augment, take_pixels
+from data.randaugment import ListName, rand_augment, take_pixels
 
 PAD = 4  # pixels that a weak view may be moved; 12.5 % of 32 (FixMatch, section 2.3)
 CUTOUT = 16  # side of the square that is blanked (DeVries and Taylor 2017, for CIFAR-10)
 CUTOUT_GREY = 127
 
 
-def weak(images: Tensor, generator: torch.Generator, *, flip: bool) -> Tensor:
+def weak_view(
+    images: Tensor, generator: torch.Generator, mean: Tensor, std: Tensor, *, flip: bool, augment: ListName
+) -> Tensor:
+    """Moved, mirrored, normalised: float32 [B, 3, H, W] of uint8 [B, 3, H, W]."""
+    return normalize(weak(images, generator, flip=flip, reflect=augment == "fixmatch"), mean, std)
+
+
+def strong_view(
+    images: Tensor,
+    generator: torch.Generator,
+    mean: Tensor,
+    std: Tensor,
+    *,
+    flip: bool,
+    augment: ListName,
+    num_ops: int,
+    magnitude: int,
+    size: int,
+) -> Tensor:
+    """RandAugment, then a weak view, with a square cut out: float32 [B, 3, size, size] of uint8 [B, 3, H, W].
+
+    The operations are applied to the images at their own size, which may be larger than `size` pixels (STL-10).
+    num_ops: operations in a row, each drawn from the list `augment`; magnitude: 0..30.
+    """
+    images = rand_augment(images, generator, num_ops=num_ops, magnitude=magnitude, which=augment)
+    if images.shape[-1] != size:
+        images = resize(images, size)
+    moved = weak(images, generator, flip=flip, reflect=augment == "fixmatch")
+    if augment == "fixmatch":  # grey: neither the darkest nor the brightest thing in the image
+        return normalize(cutout(moved, generator, CUTOUT_GREY), mean, std)
+    return cutout(normalize(moved, mean, std), generator, 0)  # after normalising, zero is the mean colour
+
+
+def weak(images: Tensor, generator: torch.Generator, *, flip: bool, reflect: bool = True) -> Tensor:
     """Move each image by up to `PAD` pixels in each direction, and mirror half of them if `flip`.
 
-    What moves in from outside is the image's own reflection, as in FixMatch's published augmentation (Sohn et
-    al. 2020): zero padding would show the network a black frame that test images do not have.
+    What moves in from outside is the image's own reflection (`reflect`), as in FixMatch's published augmentation
+    (Sohn et al. 2020), or black. A black frame is something that test images do not have.
     images: uint8 [B, C, H, W] with H, W > PAD; the generator is on the same device.
     """
     batch, _, height, width = images.shape
     device = images.device
     shift = torch.randint(-PAD, PAD + 1, (2, batch, 1), generator=generator, device=device)
-    rows = _reflected(torch.arange(height, device=device) + shift[0], height)  # [B, H]
-    columns = _reflected(torch.arange(width, device=device) + shift[1], width)  # [B, W]
+    rows = torch.arange(height, device=device) + shift[0]  # [B, H]
+    columns = torch.arange(width, device=device) + shift[1]  # [B, W]
     if flip:
         mirrored = torch.randint(0, 2, (batch, 1), generator=generator, device=device) == 1
         columns = torch.where(mirrored, columns.flip(1), columns)
-    source = rows[:, :, None] * width + columns[:, None, :]  # [B, H, W]
-    return take_pixels(images, source)
+    source = (
+        _reflected(rows, height)[:, :, None] * width + _reflected(columns, width)[:, None, :]
+    )  # [B, H, W]
+    moved = take_pixels(images, source)
+    if reflect:
+        return moved
+    outside_y, outside_x = (rows < 0) | (rows >= height), (columns < 0) | (columns >= width)
+    return moved.masked_fill_((outside_y[:, :, None] | outside_x[:, None, :])[:, None], 0)
 
 
-def strong(
-    images: Tensor, generator: torch.Generator, *, flip: bool, num_ops: int = 3, magnitude: int = 4
-) -> Tensor:
-    """RandAugment, then a weak view, then cutout (FixMatch, section 2.3 and appendix).
+def cutout(images: Tensor, generator: torch.Generator, fill: int) -> Tensor:
+    """Fill a square of `CUTOUT` pixels; its centre is anywhere in the image, so it may be clipped.
 
-    num_ops: operations in a row, each drawn among the 14; magnitude: 0..30. Arguments else as for `weak`.
-    """
-    images = rand_augment(images, generator, num_ops=num_ops, magnitude=magnitude)
-    return cutout(weak(images, generator, flip=flip), generator)
-
-
-def cutout(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Fill a square of `CUTOUT` pixels with mid grey; its centre is anywhere in the image, so it may be
-    clipped.
-
-    Mid grey is what FixMatch fills with: neither the darkest nor the brightest thing in the image.
+    images: [B, C, H, W] of any dtype.
     """
     batch, _, height, width = images.shape
     centre = torch.rand(2, batch, 1, generator=generator, device=images.device)
@@ -63,7 +94,15 @@ def cutout(images: Tensor, generator: torch.Generator) -> Tensor:
     x = torch.arange(width, device=images.device)
     inside_y = (y >= top) & (y < top + CUTOUT)  # [B, H]
     inside_x = (x >= left) & (x < left + CUTOUT)  # [B, W]
-    return images.masked_fill((inside_y[:, :, None] & inside_x[:, None, :])[:, None], CUTOUT_GREY)
+    return images.masked_fill((inside_y[:, :, None] & inside_x[:, None, :])[:, None], fill)
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """uint8 [B, C, H, W] to uint8 [B, C, size, size] by antialiased bilinear interpolation."""
+    out = functional.interpolate(
+        images.float(), (size, size), mode="bilinear", antialias=True, align_corners=False
+    )
+    return out.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def normalize(images: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> Tensor:

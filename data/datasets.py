@@ -7,7 +7,7 @@ the digits with scikit-learn and without any file.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from torch.nn import functional
 from torchvision.datasets import CIFAR10, CIFAR100, STL10, FashionMNIST
 
 from data.archives import DataError, open_checked
+from data.augment import resize
 from data.idx import read_fashion_mnist
 
 __all__ = ["DATASETS", "DataError", "Dataset", "channel_statistics", "load_dataset", "shrink"]
@@ -45,18 +46,27 @@ class Dataset:
     """Standard deviation, likewise; 1 for a channel that is constant, so that dividing by it is safe."""
     flip: bool
     """Whether a mirrored image is still of its class."""
+    train_full_size: Tensor | None = None
+    """The training images before they were resized, uint8 [N, 3, H, W]; None where they were not, or not kept."""
+    extra_full_size: Tensor | None = None
+    """The extra unlabeled images, likewise."""
 
 
-def load_dataset(name: str, data_dir: str | Path, *, download: bool = True) -> Dataset:
+def load_dataset(
+    name: str, data_dir: str | Path, *, download: bool = True, full_size: bool = False
+) -> Dataset:
     """Read a data set of `DATASETS` from `data_dir`, or download it there if it may.
+
+    full_size: keep the images of STL-10 at 96 x 96 too, for views that are made before the resizing: 2.9 GB more.
 
     Without `download`, files that are not there raise FilesMissingError, which is a DataError. DataError is raised
     when the data set is neither there nor to be had, or when a file is damaged. No file is ever deleted, and none that
     was found damaged is overwritten.
     """
-    if name not in _READERS:
+    if name not in DATASETS:
         raise DataError(f"dataset {name!r} is unknown; use one of {', '.join(DATASETS)}")
-    return _READERS[name](Path(data_dir).expanduser(), download)
+    folder = Path(data_dir).expanduser()
+    return _read_stl10(folder, download, full_size) if name == "stl10" else _READERS[name](folder, download)
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
@@ -83,11 +93,8 @@ def shrink(images: np.ndarray, size: int = SIZE, chunk: int = 2000) -> Tensor:
     """
     out = torch.empty(len(images), images.shape[1], size, size, dtype=torch.uint8)
     for start in range(0, len(images), chunk):
-        part = torch.from_numpy(np.ascontiguousarray(images[start : start + chunk])).float()
-        part = functional.interpolate(
-            part, (size, size), mode="bilinear", antialias=True, align_corners=False
-        )
-        out[start : start + chunk] = part.round_().clamp_(0, 255)
+        part = torch.from_numpy(np.ascontiguousarray(images[start : start + chunk]))
+        out[start : start + chunk] = resize(part, size)
     return out
 
 
@@ -117,13 +124,17 @@ def _read_cifar(name: str, reader: type[CIFAR10], data_dir: Path, download: bool
     return _dataset(name, tuple(train.classes), arrays[0], arrays[1], flip=True)
 
 
-def _read_stl10(data_dir: Path, download: bool) -> Dataset:
+def _read_stl10(data_dir: Path, download: bool, full_size: bool) -> Dataset:
     """Resized from 96 x 96. One part after the other: the unlabeled alone is 2.8 GB before it is resized."""
-    parts = []
+    small, labels, full = {}, {}, {}
     for split in ("train", "test", "unlabeled"):
         part = open_checked("stl10", STL10, data_dir, download=download, split=split)
-        parts.append((shrink(part.data), torch.from_numpy(part.labels.astype(np.int64))))
-    return _dataset("stl10", STL10_CLASSES, parts[0], parts[1], flip=True, extra=parts[2][0])
+        small[split], labels[split] = shrink(part.data), torch.from_numpy(part.labels.astype(np.int64))
+        if full_size and split != "test":
+            full[split] = torch.from_numpy(part.data)  # not copied
+    train, test = ((small[split], labels[split]) for split in ("train", "test"))
+    dataset = _dataset("stl10", STL10_CLASSES, train, test, flip=True, extra=small["unlabeled"])
+    return replace(dataset, train_full_size=full.get("train"), extra_full_size=full.get("unlabeled"))
 
 
 def _read_fashion_mnist(data_dir: Path, download: bool) -> Dataset:
@@ -158,7 +169,6 @@ def _read_digits(data_dir: Path, download: bool) -> Dataset:
 _READERS: dict[str, Callable[[Path, bool], Dataset]] = {
     "cifar10": partial(_read_cifar, "cifar10", CIFAR10),
     "cifar100": partial(_read_cifar, "cifar100", CIFAR100),
-    "stl10": _read_stl10,
     "fashion_mnist": _read_fashion_mnist,
     "digits": _read_digits,
 }

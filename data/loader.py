@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from data.augment import normalize, strong, weak
+from data.archives import DataError
+from data.augment import strong_view, weak_view
+from data.randaugment import ListName
 
 View = Literal["weak", "strong"]
 
@@ -31,6 +33,17 @@ class Batch:
     """Unlabeled images, each float32 [B, 3, H, W]."""
     index_u: Tensor
     """Positions of the unlabeled images in the unlabeled set, 0..n_u-1, int64 [B]."""
+
+
+class BatchSource(Protocol):
+    """What training asks of a loader."""
+
+    def next(self) -> Batch:
+        """The next batch, on the device."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
 class EndlessOrder:
@@ -76,9 +89,13 @@ class Loader:
 
     images_x, images_u: uint8 [n, 3, H, W]; labels_x: int64 [n_x]; all are moved to `device` and kept there.
     views_x, views_u: which views of each image a batch holds, in order, such as ("weak", "strong", "strong").
-    mean, std: of the three channels, on the scale 0..1. num_ops, magnitude: of the strong view (see
-    `data.augment`). The sequence of batches depends on `seed`, the arguments and the kind of device, and on
-    nothing else. Raises ValueError for an empty set, labels that do not match the images, or an unknown view.
+    mean, std: of the three channels, on the scale 0..1. augment, num_ops, magnitude: of the views (see
+    `data.augment`). full_x, full_u: the same images at a larger size, uint8 [n, 3, H, W], of which the strong views are
+    then made; they are kept on `device` too. The sequence of batches depends on `seed`, the arguments and the kind of
+    device, and on nothing else.
+
+    Raises ValueError for an empty set, labels that do not match the images, or an unknown view, and DataError where the
+    device has not enough memory for the images.
     """
 
     def __init__(
@@ -93,8 +110,11 @@ class Loader:
         mean: Sequence[float],
         std: Sequence[float],
         flip: bool,
+        augment: ListName = "fixmatch",
         num_ops: int = 3,
         magnitude: int = 4,
+        full_x: Tensor | None = None,
+        full_u: Tensor | None = None,
         device: torch.device | str,
         seed: int,
     ) -> None:
@@ -109,10 +129,14 @@ class Loader:
                 raise ValueError(f"view {view!r} is unknown; use 'weak' or 'strong'")
         self.device = torch.device(device)
         self.views_x, self.views_u = tuple(views_x), tuple(views_u)
-        self.num_ops, self.magnitude, self.flip = num_ops, magnitude, flip
-        self._images_x = images_x.to(self.device)
+        self.augment, self.num_ops, self.magnitude, self.flip = augment, num_ops, magnitude, flip
+        self._size = images_x.shape[-1]
+        # By view: a weak view is made of the small images, a strong one of the large ones, where there are any.
+        self._images_x: dict[View, Tensor] = {"weak": self._stored(images_x)}
+        self._images_u: dict[View, Tensor] = {"weak": self._stored(images_u)}
+        self._images_x["strong"] = self._images_x["weak"] if full_x is None else self._stored(full_x)
+        self._images_u["strong"] = self._images_u["weak"] if full_u is None else self._stored(full_u)
         self._labels_x = labels_x.to(self.device)
-        self._images_u = images_u.to(self.device)
         self._mean = torch.tensor(mean, dtype=torch.float32, device=self.device)
         self._std = torch.tensor(std, dtype=torch.float32, device=self.device)
         self._generator = torch.Generator(device=self.device).manual_seed(seed)
@@ -126,12 +150,34 @@ class Loader:
         with _one_thread():
             return self._next()
 
+    def _stored(self, images: Tensor) -> Tensor:
+        try:
+            return images.to(self.device)
+        except torch.OutOfMemoryError:
+            gigabytes = images.numel() / 1e9
+            raise DataError(
+                f"{len(images)} images of {images.shape[-1]} x {images.shape[-1]} take {gigabytes:.1f} GB, more than "
+                f"{self.device} has free; use --augment fixmatch for smaller ones, another --gpu, or --gpu cpu"
+            ) from None
+
     def _next(self) -> Batch:
         index_x, index_u = self._orders["labeled"].next(), self._orders["unlabeled"].next()
-        images = [self._images_x[index_x]] * len(self.views_x) + [self._images_u[index_u]] * len(self.views_u)
-        views = self._augmented(images, self.views_x + self.views_u)
+        kinds = self.views_x + self.views_u
+        images = [
+            *self._taken(self._images_x, index_x, self.views_x),
+            *self._taken(self._images_u, index_u, self.views_u),
+        ]
+        views = self._augmented(images, kinds)
         split = len(self.views_x)
         return Batch(tuple(views[:split]), self._labels_x[index_x], tuple(views[split:]), index_u)
+
+    @staticmethod
+    def _taken(images: Mapping[View, Tensor], index: Tensor, kinds: Sequence[View]) -> list[Tensor]:
+        """The images that each view is made of; fetched once where all views are made of the same."""
+        small, large = images["weak"], images["strong"]
+        fetched = {kind: images[kind][index] for kind in dict.fromkeys(kinds)} if small is not large else {}
+        shared = small[index] if small is large and kinds else small
+        return [fetched.get(kind, shared) for kind in kinds]
 
     def _augmented(self, images: Sequence[Tensor], kinds: Sequence[View]) -> list[Tensor]:
         """All weak views in one call and all strong ones in another: each image has its own draw in any
@@ -142,16 +188,25 @@ class Loader:
             if not slots:
                 continue
             batch = torch.cat([images[i] for i in slots])
-            if kind == "weak":
-                batch = weak(batch, self._generator, flip=self.flip)
-            else:
-                batch = strong(
-                    batch, self._generator, flip=self.flip, num_ops=self.num_ops, magnitude=self.magnitude
-                )
-            views = normalize(batch, self._mean, self._std).split([len(images[i]) for i in slots])
+            views = self._view(kind, batch).split([len(images[i]) for i in slots])
             for i, view in zip(slots, views, strict=True):
                 out[i] = view
         return out
+
+    def _view(self, kind: View, batch: Tensor) -> Tensor:
+        statistics = (self._mean, self._std)
+        if kind == "weak":
+            return weak_view(batch, self._generator, *statistics, flip=self.flip, augment=self.augment)
+        return strong_view(
+            batch.contiguous(),
+            self._generator,
+            *statistics,
+            flip=self.flip,
+            augment=self.augment,
+            num_ops=self.num_ops,
+            magnitude=self.magnitude,
+            size=self._size,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """All that the coming batches depend on, tensors on the CPU: the generator and what is left of each

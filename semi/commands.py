@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from data import DataError, Dataset, FilesMissingError, load_dataset, outline
+from data import DataError, Dataset, FilesMissingError, known_counts, load_dataset
 from semi import stopping
 from semi.checkpoint import CheckpointError
 from semi.cli import parse
@@ -112,7 +112,7 @@ def dry_dataset(config: Config) -> Dataset:
         return load_dataset(config.dataset, config.data_dir, download=False)
     except FilesMissingError as error:
         print(f"{error}; the counts below are those of the whole data set", file=sys.stderr)
-        return outline(config.dataset)
+        return known_counts(config.dataset)
 
 
 def estimated_dist(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from data import Dataset, load_dataset, outline
+from data import Dataset, known_counts, load_dataset
 from semi.cli import parse
 from semi.config import Config, WandbOptions
 from semi.methods import METHODS
@@ -58,7 +58,7 @@ def commands(tmp_path_factory):
 
 @cache
 def data(name: str) -> Dataset:
-    return load_dataset("digits", "") if name == "digits" else outline(name)
+    return load_dataset("digits", "") if name == "digits" else known_counts(name)
 
 
 def check_training(words: list[str]) -> Config:

@@ -298,6 +298,22 @@ def test_stl10_is_read_resized_and_its_unlabeled_images_kept_apart(stl10, tmp_pa
         assert (images[:, :, :, 0] == 0).all()
 
 
+def test_stl10_keeps_its_96_pixel_images_for_those_who_ask(stl10, tmp_path):
+    write(tmp_path / STL10.base_folder, stl10[0])
+    plain, loaded = load_dataset("stl10", tmp_path), load_dataset("stl10", tmp_path, full_size=True)
+    assert (plain.train_full_size, plain.extra_full_size) == (None, None)
+    assert loaded.train_full_size is not None
+    assert loaded.extra_full_size is not None
+    assert loaded.extra_unlabeled_images is not None
+    assert loaded.train_full_size.shape == (3, 3, 96, 96)
+    for full, small in (
+        (loaded.train_full_size, loaded.train_images),
+        (loaded.extra_full_size, loaded.extra_unlabeled_images),
+    ):
+        assert torch.equal(shrink(full.numpy()), small)
+    assert torch.equal(loaded.train_images, plain.train_images)
+
+
 def test_a_damaged_stl10_is_named(stl10, tmp_path, no_network):
     files, archive = stl10
     write(tmp_path / STL10.base_folder, files | {"unlabeled_X.bin": files["unlabeled_X.bin"][:-5]})

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from data.archives import DataError
 from data.loader import Batch, Loader
 from tests.data.host_sync import NoHostCopy, NoHostSync
 
@@ -232,3 +233,36 @@ def test_a_step_leaves_the_number_of_threads_as_it_was():
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_strong_views_are_made_of_the_images_at_their_full_size_and_weak_ones_of_the_small():
+    """The full images have other values here, so that a view tells what it was made of."""
+    full_x = flat_images(range(30, 36)).repeat(1, 1, 3, 3)
+    full_u = flat_images(range(200, 210)).repeat(1, 1, 3, 3)
+    kinds = ("weak", "strong")
+    loader = make(views_x=kinds, views_u=kinds, num_ops=0, full_x=full_x, full_u=full_u)
+    for _ in range(5):
+        batch = loader.next()
+        assert values(batch.views_x[0]) == batch.labels_x.tolist()
+        assert values(batch.views_x[1]) == (batch.labels_x + 30).tolist()
+        assert values(batch.views_u[0]) == (batch.index_u + 100).tolist()
+        assert values(batch.views_u[1]) == (batch.index_u + 200).tolist()
+        assert {v.shape for v in (*batch.views_x, *batch.views_u)} == {(4, 3, 32, 32)}
+
+
+def test_the_published_augmentation_pads_with_black_and_the_other_with_what_is_there():
+    for augment, darkest in (("published", 0.0), ("fixmatch", 100 / 255)):
+        views = make(n_u=10, batch_size=10, views_u=("weak",), augment=augment).next().views_u[0]
+        assert views.min() == pytest.approx(darkest)
+
+
+def test_images_that_a_device_has_no_room_for_are_refused_in_one_line(monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+    monkeypatch.setattr(torch.Tensor, "to", full)
+    with pytest.raises(
+        DataError, match=r"6 images of 32 x 32 take 0.0 GB.*use --augment fixmatch"
+    ) as refused:
+        make()
+    assert "\n" not in str(refused.value)

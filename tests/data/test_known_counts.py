@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from data import DATASETS, FilesMissingError, load_dataset, outline
+from data import DATASETS, FilesMissingError, known_counts, load_dataset
 from data.idx import DEBIAN_FOLDER
 
 WITH_FILES = [name for name in DATASETS if name != "digits"]
@@ -25,8 +25,8 @@ def test_nothing_is_downloaded_where_that_is_not_allowed(tmp_path, monkeypatch, 
         ("fashion_mnist", [6000] * 10, [1000] * 10, 0),
     ],
 )
-def test_an_outline_has_the_published_counts(name, train, test, extra):
-    known = outline(name)
+def test_known_counts_are_the_published_ones(name, train, test, extra):
+    known = known_counts(name)
     assert torch.bincount(known.train_labels).tolist() == train
     assert torch.bincount(known.test_labels).tolist() == test
     assert (known.extra_unlabeled_images is None) is (extra == 0)
@@ -35,13 +35,13 @@ def test_an_outline_has_the_published_counts(name, train, test, extra):
     assert len(set(known.class_names)) == len(train)
 
 
-def test_every_data_set_with_files_has_an_outline():
-    assert [outline(name).name for name in WITH_FILES] == WITH_FILES
+def test_every_data_set_with_files_has_known_counts():
+    assert [known_counts(name).name for name in WITH_FILES] == WITH_FILES
 
 
 @pytest.mark.skipif(not DEBIAN_FOLDER.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
-def test_the_outline_agrees_with_the_files(tmp_path):
-    files, known = load_dataset("fashion_mnist", tmp_path, download=False), outline("fashion_mnist")
+def test_known_counts_agree_with_the_files(tmp_path):
+    files, known = load_dataset("fashion_mnist", tmp_path, download=False), known_counts("fashion_mnist")
     assert files.class_names == known.class_names
     assert torch.equal(files.train_labels.bincount(), known.train_labels.bincount())
     assert torch.equal(files.test_labels.bincount(), known.test_labels.bincount())

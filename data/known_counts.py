@@ -18,7 +18,7 @@ _KNOWN: dict[str, tuple[tuple[str, ...], int, int, int]] = {
 }
 
 
-def outline(name: str) -> Dataset:
+def known_counts(name: str) -> Dataset:
     """A data set whose labels and counts are right and whose images are one black pixel each.
 
     CIFAR-100's class names stand in its files alone; here they are numbers. Raises KeyError for the digits, which are
