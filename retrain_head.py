@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from semi.config import WandbOptions
+from semi.config import ConfigError, WandbOptions
 from semi.retrain import main
 from tracking.base import Tracker
 
@@ -19,15 +19,18 @@ def wandb_tracker(folder: Path, options: WandbOptions) -> Sequence[Tracker]:
     from tracking.online.tracker import WandbTracker  # here, because importing wandb takes a second
 
     os.environ.setdefault("WANDB_JOB_TYPE", "crt")
-    tracker = WandbTracker(
-        folder,
-        mode=options.wandb_mode,
-        project=options.wandb_project,
-        entity=options.wandb_entity,
-        group=options.wandb_group,
-        tags=[tag for tag in (*options.wandb_tags.split(","), "crt") if tag],
-        machine_info=options.wandb_machine_info,
-    )
+    try:
+        tracker = WandbTracker(
+            folder,
+            mode=options.wandb_mode,
+            project=options.wandb_project,
+            entity=options.wandb_entity,
+            group=options.wandb_group,
+            tags=[tag for tag in (*options.wandb_tags.split(","), "crt") if tag],
+            machine_info=options.wandb_machine_info,
+        )
+    except ValueError as error:  # what W&B would not take
+        raise ConfigError(str(error)) from None
     return [tracker]
 
 

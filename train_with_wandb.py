@@ -11,8 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from semi.commands import train
-from semi.config import WandbOptions
+from semi.config import ConfigError, WandbOptions
 from tracking.base import Tracker
+from tracking.online.account import Refused
 from tracking.online.artifacts import fetch_checkpoint
 from tracking.online.estimate import fetch_estimate
 from tracking.online.tracker import WandbTracker
@@ -21,7 +22,10 @@ from tracking.online.tracker import WandbTracker
 def wandb_tracker(folder: Path, consumed: str, options: WandbOptions) -> Sequence[Tracker]:
     named = {name.removeprefix("wandb_"): value for name, value in asdict(options).items()}
     named["tags"] = [tag for tag in options.wandb_tags.split(",") if tag]
-    return [WandbTracker(folder, consumed=consumed, **named)]
+    try:
+        return [WandbTracker(folder, consumed=consumed, **named)]
+    except Refused as error:
+        raise ConfigError(str(error)) from None
 
 
 if __name__ == "__main__":

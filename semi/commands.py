@@ -57,6 +57,9 @@ def train(
             config = fetched(config, consumed, fetch)
         folder = run_folder(config, sweep_trial())
         resume_from = resume_point(config, folder)
+        others = (
+            more(folder, consumed, *options) if more else ()
+        )  # first: it may refuse what a tracker was told
         device, note = pick_device(config.gpu)
         stand_in = dry_dataset(config) if config.dry_run else None
         job = build_job(config, device, estimated_dist(config, device, fetch_estimate), stand_in)
@@ -71,7 +74,6 @@ def train(
             if sentence := never_refines(config):
                 print(sentence, file=sys.stderr)
             return 0
-        others = more(folder, consumed, *options) if more else ()
         run(job, folder, resume_from, Fanout([LocalTracker(folder), *others, watch(config, folder, others)]))
     except (ConfigError, DataError, CheckpointError) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)

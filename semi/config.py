@@ -269,9 +269,17 @@ class EstimateConfig(DataConfig):
 class WandbOptions:
     """Flags of train_with_wandb.py beside those of a run. The environment's WANDB_* variables win over them."""
 
-    wandb_mode: str = wandb_flag("auto", "auto: online with a stored key, else offline.", choices=WANDB_MODES)
-    wandb_project: str = wandb_flag("", "W&B project. Empty: WANDB_PROJECT, else darp.")
-    wandb_entity: str = wandb_flag("", "W&B user or team. Empty: WANDB_ENTITY, else the account's own.")
+    wandb_mode: str = wandb_flag(
+        "auto",
+        "auto: what `wandb offline` or `wandb disabled` said here, else online with a stored key, else offline.",
+        choices=WANDB_MODES,
+    )
+    wandb_project: str = wandb_flag(
+        "", "W&B project. Empty: WANDB_PROJECT, else that of `wandb init`, else darp."
+    )
+    wandb_entity: str = wandb_flag(
+        "", "W&B user or team. Empty: WANDB_ENTITY, else that of `wandb init`, else the account's own."
+    )
     wandb_group: str = wandb_flag(
         "", "W&B group. Empty: the regime (data set, ratio, num_max and imbalance)."
     )

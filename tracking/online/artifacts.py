@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import wandb
 
 from tracking.local import CONFIG_FILE, METRICS_FILE, read_rows
+from tracking.online.account import Refused, first_line
 
 RUN_FILES = (CONFIG_FILE, METRICS_FILE)
 
@@ -21,6 +21,8 @@ def log_artifacts(run: wandb.Run, folder: Path, name: str) -> None:
     A version of the checkpoint holds checkpoint.pt with the run's config.yaml and metrics.jsonl, so that it is a whole
     run folder. The uploads are part of the run's end: WANDB_FINISH_TIMEOUT bounds them too.
     """
+    import torch  # here, because most runs upload none, and the import takes seconds
+
     last, best = folder / "checkpoint.pt", folder / "best.pt"
     if not last.exists():
         return
@@ -32,6 +34,14 @@ def log_artifacts(run: wandb.Run, folder: Path, name: str) -> None:
     else:
         _log_checkpoint(run, folder, name, last, state["epoch"], ["best", "last"])
     _log_pseudo_labels(run, name, state)
+
+
+def require_artifact_names(name: str) -> None:
+    """Raises Refused where W&B takes no artifact under the names that `log_artifacts` makes of `name`."""
+    try:
+        wandb.Artifact(f"{name}-pseudo-labels", type="pseudo-labels")  # the longer one
+    except ValueError as error:
+        raise Refused(f"--run_name {name}: with --wandb_artifacts {first_line(error)}") from None
 
 
 def _log_checkpoint(

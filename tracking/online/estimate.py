@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import wandb
 
-from tracking.online.account import first_line, resolve_mode, say, sdk_settings
+from tracking.online.account import first_line, resolve_mode, said, say, sdk_settings
 
 
 def estimate_artifact(path: Path, record: Mapping[str, Any]) -> wandb.Artifact:
@@ -28,9 +27,9 @@ def log_estimate(
     folder = path.parent
     try:
         run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT") or project or "darp",
-            entity=os.environ.get("WANDB_ENTITY") or entity or None,
-            mode=resolve_mode(os.environ.get("WANDB_MODE") or mode),
+            project=said("project", project, "darp"),
+            entity=said("entity", entity),
+            mode=resolve_mode(mode),
             dir=str(folder),
             name=path.stem,
             job_type="estimate",

@@ -25,8 +25,20 @@ from wandb.sdk.lib import runid
 from tracking.alerts import Alert
 from tracking.base import Row
 from tracking.local import read_rows
-from tracking.online.account import Mode, finish_timeout_s, first_line, resolve_mode, say, sdk_settings
-from tracking.online.artifacts import log_artifacts
+from tracking.online.account import (
+    NAME_LIMIT,
+    Mode,
+    Refused,
+    finish_timeout_s,
+    first_line,
+    require,
+    resolve_mode,
+    said,
+    say,
+    sdk_settings,
+    told,
+)
+from tracking.online.artifacts import log_artifacts, require_artifact_names
 from tracking.online.charts import custom_chart
 from tracking.online.estimate import consume_estimate
 from tracking.online.long_table import CHARTS, COLUMNS, TABLE_KEY, long_table
@@ -40,18 +52,22 @@ class WandbTracker:
     """Logs each row in one call, with the epoch as step metric, and class shares also as histograms.
 
     The environment's WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, WANDB_RUN_GROUP, WANDB_NAME, WANDB_TAGS, WANDB_JOB_TYPE,
-    WANDB_RUN_ID and WANDB_DIR win over the arguments: agents and schedulers speak through them.
+    WANDB_RUN_ID and WANDB_DIR win over the arguments: agents and schedulers speak through them. W&B's own settings
+    files (`wandb init`, `wandb offline`, `wandb disabled`) hold where neither says anything.
 
     Args:
         folder: the run's folder; W&B's own files go to `folder/wandb`.
-        mode: online, offline, disabled, or auto: online with an account (a stored key), else offline.
-        project, entity: empty for W&B's own default (entity) or "darp" (project).
+        mode: online, offline, disabled, or auto: what W&B's settings files say, else online with a stored key, else
+            offline.
+        project, entity: empty for what W&B's settings files say, else "darp" (project) or the account's own (entity).
         group: empty for the regime: data set, ratio, num_max and imbalance.
         tags: beside the run's own (data set, method, refinement).
         machine_info: False keeps host name, hardware, paths, git remote and console output on this machine.
         artifacts: True uploads checkpoints and pseudo-labels when the run ended as planned.
         charts: True draws the custom charts on the run's page; `python -m tracking.workspace` registers them.
         consumed: name of the artifact that the run goes on from, for its lineage.
+
+    Raises Refused, one line, for what W&B would not take, before anything is written or sent.
     """
 
     def __init__(
@@ -69,11 +85,22 @@ class WandbTracker:
         consumed: str = "",
     ) -> None:
         self.folder = folder
-        self.mode = resolve_mode(os.environ.get("WANDB_MODE") or mode)
-        self.project = os.environ.get("WANDB_PROJECT") or project or "darp"
-        self.entity = os.environ.get("WANDB_ENTITY") or entity or None
-        self.group = os.environ.get("WANDB_RUN_GROUP") or group
-        self.tags = tags
+        self.mode = resolve_mode(mode)
+        self.project = said("project", project, "darp")
+        self.entity = said("entity", entity)
+        self.group = said("run_group", group)
+        self.name = said("run_name", folder.name) or ""
+        self.job_type = said("run_job_type", "", "train")
+        self.tags = [*(told().run_tags or ()), *tags]
+        require("--wandb_project", "project", self.project)
+        require("--wandb_tags", "run_tags", self.tags)
+        if len(self.name) > NAME_LIMIT:
+            raise Refused(
+                f"--run_name {self.name[:40]}...: W&B takes names of at most {NAME_LIMIT} characters, "
+                f"this one has {len(self.name)}"
+            )
+        if artifacts:
+            require_artifact_names(self.name)
         self.machine_info = machine_info
         self.artifacts = artifacts
         self.charts = charts
@@ -84,6 +111,10 @@ class WandbTracker:
         self._run: wandb.Run | None = None
         self._id = ""
         self._broken = False
+
+    @property
+    def online(self) -> bool:
+        return self.mode in ("online", "shared")
 
     def start(self, config: Mapping[str, Any], state: Mapping[str, Any], first_epoch: int) -> None:
         self._config = config
@@ -114,9 +145,9 @@ class WandbTracker:
     def _catch_up(self, first_epoch: int) -> None:
         """After a resume, send what the server missed of the epochs before; `log` skips what it has of those after."""
         assert self._run is not None
-        if self.consumed and self.mode == "online":
+        if self.consumed and self.online:
             self._run.use_artifact(self.consumed)
-        if (estimate := self._config.get("estimate")) and self.mode == "online":
+        if (estimate := self._config.get("estimate")) and self.online:
             run = self._run
             if reason := within(finish_timeout_s(), lambda: consume_estimate(run, estimate)):
                 say(f"W&B did not take up the estimate ({reason}); it is in {estimate}")
@@ -131,7 +162,6 @@ class WandbTracker:
     def _init(self, config: Mapping[str, Any], mode: Mode) -> wandb.Run:
         directory = os.environ.get("WANDB_DIR") or str(self.folder)
         Path(directory).mkdir(parents=True, exist_ok=True)
-        environment_tags = [t for t in os.environ.get("WANDB_TAGS", "").split(",") if t]
         return wandb.init(
             project=self.project,
             entity=self.entity,
@@ -139,10 +169,10 @@ class WandbTracker:
             resume="allow",
             mode=mode,
             dir=directory,
-            name=os.environ.get("WANDB_NAME") or config["run_name"],
+            name=self.name,
             group=self.group or regime_name(config),
-            job_type=os.environ.get("WANDB_JOB_TYPE") or "train",
-            tags=[*environment_tags, *self.tags, *own_tags(config)],
+            job_type=self.job_type,
+            tags=[*self.tags, *own_tags(config)],
             config={k: v for k, v in config.items() if v is not None},
             settings=sdk_settings(self.machine_info),
         )
@@ -172,7 +202,7 @@ class WandbTracker:
             config["refine"],
         )
         table = wandb.Table(columns=list(COLUMNS), data=lines)
-        if not (self.charts and self.mode == "online"):
+        if not (self.charts and self.online):
             return {TABLE_KEY: table}
         charts = {f"charts/{chart.name}": custom_chart(table, chart, self._run.entity) for chart in CHARTS}
         return {TABLE_KEY: table, **charts}
@@ -193,9 +223,7 @@ class WandbTracker:
         if self._run is None:
             return
         directory = Path(self._run.dir).parent.resolve()
-        online = (
-            "--no-skip-online " if self.mode == "online" else ""
-        )  # sync takes offline runs only, unless told
+        online = "--no-skip-online " if self.online else ""  # sync takes offline runs only, unless told
         sync = f"wandb sync {online}{shlex.quote(str(directory))}"
         try:
             if exit_code == PREEMPTED:

@@ -1,31 +1,21 @@
 """The W&B tracker against a server that is down, fails, hangs or dies, and over resumes."""
 
 import json
-import os
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
-import wandb
 
 from semi.config import REFINEMENTS
+from tests.tracking.online.tracker_driver import end, epochs, start
 from tests.wandb_server import WandbServer
-from tracking.online.account import resolve_mode
 from tracking.online.long_table import COLUMNS
 from tracking.online.tracker import own_tags
 
-ROOT = Path(__file__).parents[3]
 BOUND_S = 2
-QUICK = {
-    f"WANDB_X_{what}_RETRY_WAIT_{bound}_SECONDS": "1"
-    for what in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
-    for bound in ("MIN", "MAX")
-}
 BOUNDED = {"WANDB_FINISH_TIMEOUT": str(BOUND_S), "WANDB_INIT_TIMEOUT": str(BOUND_S)}
 FAULTS: dict[str, Callable[[WandbServer], None]] = {
     "down": lambda server: server.stop(),
@@ -33,32 +23,6 @@ FAULTS: dict[str, Callable[[WandbServer], None]] = {
     "429": lambda server: server.fail(1.0, 429),
     "hanging": lambda server: server.hang(600),
 }
-
-
-def start(
-    server: WandbServer, folder: Path, extra: dict[str, str] | None = None, **options
-) -> subprocess.Popen[str]:
-    folder.mkdir(exist_ok=True)
-    environment = server.env(folder.parent) | QUICK | {"PYTHONPATH": str(ROOT)} | (extra or {})
-    del environment["WANDB_DIR"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.tracking.online.tracker_driver", str(folder), json.dumps(options)],
-        env=environment,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def end(process: subprocess.Popen[str]) -> tuple[dict[str, float], str]:
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    return json.loads(out.splitlines()[-1]), err
-
-
-def epochs(path: Path) -> list[int]:
-    return [json.loads(line)["epoch"] for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
 def sync(server: WandbServer, folder: Path, said: str) -> None:
@@ -173,20 +137,3 @@ def test_tags_mark_a_capped_regime() -> None:
 @pytest.mark.parametrize("refine", REFINEMENTS)
 def test_the_tag_of_a_refinement_is_its_value(refine: str) -> None:
     assert refine in own_tags({"dataset": "digits", "semi_method": "fix", "refine": refine})
-
-
-def test_a_mode_that_nobody_knows_is_offline(capsys: pytest.CaptureFixture[str]) -> None:
-    assert resolve_mode("dryrun") == "offline"
-    assert resolve_mode("onlin") == "offline"
-    assert "WANDB_MODE onlin: not one of auto, online, offline, disabled" in capsys.readouterr().err
-
-
-def test_without_a_key_auto_is_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert resolve_mode("auto") == "offline"
-    (tmp_path / "netrc").write_text(
-        f"machine {urlsplit(wandb.Settings().base_url).hostname} login user password key\n"
-    )
-    assert resolve_mode("auto") == "online"

@@ -5,15 +5,49 @@ Prints how long the tracker took, in seconds, as JSON.
 """
 
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
 
+from tests.wandb_server import WandbServer
 from tracking.base import Fanout
 from tracking.local import LocalTracker
 from tracking.online.tracker import WandbTracker
 
+ROOT = Path(__file__).parents[3]
 CLASSES = 3
+QUICK = {
+    f"WANDB_X_{what}_RETRY_WAIT_{bound}_SECONDS": "1"
+    for what in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
+    for bound in ("MIN", "MAX")
+}
+
+
+def start(
+    server: WandbServer, folder: Path, extra: dict[str, str] | None = None, **options
+) -> subprocess.Popen[str]:
+    folder.mkdir(exist_ok=True)
+    environment = server.env(folder.parent) | QUICK | {"PYTHONPATH": str(ROOT)} | (extra or {})
+    del environment["WANDB_DIR"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.tracking.online.tracker_driver", str(folder), json.dumps(options)],
+        env=environment,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(process: subprocess.Popen[str]) -> tuple[dict[str, float], str]:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return json.loads(out.splitlines()[-1]), err
+
+
+def epochs(path: Path) -> list[int]:
+    return [json.loads(line)["epoch"] for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
 def row(epoch: int) -> dict:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -123,6 +124,45 @@ def test_the_public_api_reads_back_what_was_logged(server: WandbServer, tmp_path
     assert (read["found"], read["not_found"]) == (["run1"], [])
     assert read["files"] == ["config.yaml"]
     assert server.runs["run1"].summary["late"] == 5
+
+
+def test_a_run_that_is_sent_again_without_resume_appends_rows_whose_steps_restart(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    python(server, tmp_path, LOGS_THREE_EPOCHS, "online", "0")
+    code = """
+        import wandb
+        run = wandb.init(entity="lab", project="p", id="run1")
+        run.log({"epoch": 7})
+        run.finish()
+    """
+    python(server, tmp_path, code)
+    assert [(row["_step"], row["epoch"]) for row in server.runs["run1"].history] == [
+        (0, 0),
+        (1, 1),
+        (2, 2),
+        (0, 7),
+    ]
+
+
+def test_it_can_be_started_by_hand_and_prints_how_to_reach_it(tmp_path: Path) -> None:
+    by_hand = subprocess.Popen(
+        [sys.executable, "-m", "tests.wandb_server", "--port", "0"],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert by_hand.stdout is not None
+        told = dict(word.split("=", 1) for word in by_hand.stdout.readline().removeprefix("export ").split())
+        environment = WandbServer().env(tmp_path) | told
+        code = "import wandb; wandb.init(project='p', id='x').finish()"
+        subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True, timeout=60)
+    finally:
+        by_hand.send_signal(signal.SIGINT)
+        printed, _ = by_hand.communicate(timeout=30)
+    assert "200 POST /graphql UpsertBucket" in printed
+    assert "1 runs, 0 sweeps; unknown: []" in printed
 
 
 def test_an_artifact_of_one_run_is_consumed_by_another(server: WandbServer, tmp_path: Path) -> None:
