@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-FORMAT = 1
+FORMAT = 2  # 2: another shortcut in WRN-28-2, another order of the unlabeled images
 
 
 class CheckpointError(ValueError):

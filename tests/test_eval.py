@@ -7,6 +7,7 @@ import torch
 import yaml
 
 import eval as program
+from semi.checkpoint import FORMAT
 from semi.config import Config, kinds_of
 from semi.evaluate import scores
 from semi.run_folder import run_folder
@@ -77,7 +78,8 @@ def test_many_classes_are_shown_by_their_worst_confusions(capsys):
 
 
 @pytest.mark.parametrize(
-    "content", [None, b"nonsense", {"format": 1}, {"format": 1, "config": {}, "ema": {}, "epoch": 0}]
+    "content",
+    [None, b"nonsense", {"format": FORMAT}, {"format": FORMAT, "config": {}, "ema": {}, "epoch": 0}],
 )
 def test_what_is_no_checkpoint_ends_with_one_line_and_exit_code_2(tmp_path, capsys, content):
     path = tmp_path / "checkpoint.pt"

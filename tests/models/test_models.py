@@ -1,7 +1,10 @@
 import pytest
 import torch
+from torch import Tensor
 
 from models import build_model
+
+FIRST_BLOCKS = (1, 5, 9)  # of the three groups, counted over the layers that follow the first convolution
 
 
 @pytest.mark.parametrize(("arch", "low", "high"), [("wrn28_2", 1.46e6, 1.48e6), ("small", 5e4, 1e5)])
@@ -28,3 +31,49 @@ def test_wrn_sees_the_whole_image():
     model(images)[0, 0].backward()
     assert images.grad is not None
     assert (images.grad.abs().sum(dim=1) > 0).float().mean() > 0.99
+
+
+def textbook_wrn28_2(weights: dict[str, Tensor], images: Tensor) -> Tensor:
+    """Logits of WRN-28-2 written out in functions, batch norm by its saved statistics; weights under our names."""
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        mean, var, scale, shift = (
+            weights[f"{name}.{part}"][:, None, None]
+            for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        return (x - mean) / (var + 1e-5) ** 0.5 * scale + shift
+
+    def activated(x: Tensor, name: str) -> Tensor:
+        y = norm(x, name)
+        return torch.where(y > 0, y, 0.1 * y)
+
+    x = torch.conv2d(images, weights["backbone.layers.0.weight"], padding=1)
+    for block in range(1, 13):  # 28 = 6 * 4 + 4: three groups of four blocks
+        name = f"backbone.layers.{block}"
+        stride = 2 if block in FIRST_BLOCKS[1:] else 1
+        y = activated(x, f"{name}.norm1")
+        shortcut = x
+        if block == FIRST_BLOCKS[0]:
+            shortcut = torch.conv2d(y, weights[f"{name}.shortcut.weight"])
+        elif block in FIRST_BLOCKS:
+            shortcut = torch.conv2d(x, weights[f"{name}.shortcut.weight"], stride=2)
+        y = torch.conv2d(y, weights[f"{name}.conv1.weight"], stride=stride, padding=1)
+        y = torch.conv2d(activated(y, f"{name}.norm2"), weights[f"{name}.conv2.weight"], padding=1)
+        x = shortcut + y
+    features = activated(x, "backbone.norm").mean(dim=(2, 3))
+    return features @ weights["head.weight"].T + weights["head.bias"]
+
+
+def test_wrn_gives_the_logits_of_a_textbook_implementation_with_the_same_weights():
+    torch.manual_seed(0)
+    model = build_model("wrn28_2", 10)
+    for _ in range(3):  # batch norm's statistics become those of some images
+        model(torch.randn(16, 3, 32, 32))
+    for name, value in model.named_parameters():
+        if "norm" in name:
+            torch.nn.init.normal_(value, mean=1.0 if name.endswith("weight") else 0.0, std=0.3)
+    model = model.double().eval()
+    images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    expected = textbook_wrn28_2(model.state_dict(), images)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(model(images), expected, rtol=1e-9, atol=1e-9)
