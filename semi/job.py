@@ -68,8 +68,8 @@ def build_job(
 ) -> Job:
     """Seeds, then builds. Writes nothing but what a download stores under `data_dir`.
 
-    estimated_dist: class distribution [K] of the unlabeled images (`--est`), the refinement's target; without it the
-    target is that of the labeled ones.
+    estimated_dist: class distribution [K] of the unlabeled images (`--est`). It is the target of the refinement and of
+    ReMixMatch's alignment. Without it the target is the distribution of the labeled images.
     dataset: what stands in for the images, in a dry run without them.
 
     Raises ConfigError or DataError, one line each, when the configuration and the data do not fit.
@@ -78,14 +78,13 @@ def build_job(
     dataset = dataset or load_dataset(config.dataset, config.data_dir)
     split = split_for(config, dataset, include_labeled=METHODS[config.semi_method].unlabeled_includes_labeled)
     num_classes = len(dataset.class_names)
-    labeled_dist = torch.tensor(split.counts_x, dtype=torch.float64) / sum(split.counts_x)
-    method = METHODS[config.semi_method].from_config(config, labeled_dist)
     model = build_model(config.arch, num_classes).to(device)
     extra = dataset.extra_unlabeled_images
     images_u = (dataset.train_images if extra is None else extra)[split.index_u]
     store = PseudoLabelStore(len(images_u), num_classes, device)
-    holds_labeled = method.unlabeled_includes_labeled and extra is None
+    holds_labeled = METHODS[config.semi_method].unlabeled_includes_labeled and extra is None
     target_counts = target_for(split.counts_x, len(images_u), holds_labeled, estimated_dist)
+    method = METHODS[config.semi_method].from_config(config, torch.tensor(target_counts, dtype=torch.float64))
     loader = Loader(
         dataset.train_images[split.index_x],
         dataset.train_labels[split.index_x],

@@ -33,8 +33,8 @@ class Method(Protocol):
     unlabeled_includes_labeled: bool
 
     @classmethod
-    def from_config(cls, config: Config, labeled_dist: Tensor) -> Method:
-        """The method with its parameters from `config`; labeled_dist [K] sums to 1."""
+    def from_config(cls, config: Config, target_counts: Tensor) -> Method:
+        """The method with its parameters from `config`; target_counts [K] sums to the unlabeled images."""
 
     def guess(self, model: Classifier, batch: Batch) -> Tensor:
         """Pseudo-labels [B, K], rows sum to 1, without gradient. They are what `pseudo_orig` stores."""

@@ -27,7 +27,7 @@ class FixMatch(Stateless):
         self.tau = tau
 
     @classmethod
-    def from_config(cls, config: Config, labeled_dist: Tensor) -> FixMatch:
+    def from_config(cls, config: Config, target_counts: Tensor) -> FixMatch:
         return FixMatch(config.tau)
 
     @torch.no_grad()

@@ -36,7 +36,7 @@ class MixMatch(Stateless):
         self.alpha = alpha
 
     @classmethod
-    def from_config(cls, config: Config, labeled_dist: Tensor) -> MixMatch:
+    def from_config(cls, config: Config, target_counts: Tensor) -> MixMatch:
         return MixMatch(config.unlabeled_weight, config.T, config.mix_alpha)
 
     @torch.no_grad()

@@ -29,7 +29,7 @@ class PseudoLabel(Stateless):
         self.tau = tau
 
     @classmethod
-    def from_config(cls, config: Config, labeled_dist: Tensor) -> PseudoLabel:
+    def from_config(cls, config: Config, target_counts: Tensor) -> PseudoLabel:
         return PseudoLabel(config.tau)
 
     @torch.no_grad()

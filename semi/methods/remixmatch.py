@@ -17,6 +17,7 @@ from semi.methods.base import Losses, View
 from semi.mixing import mixup, sharpen
 
 MEMORY = 128  # steps in the running mean of the guesses
+ONE_MORE = 1e-6  # of an image, for each class, so that none divides by zero
 
 
 class ReMixMatch:
@@ -27,7 +28,8 @@ class ReMixMatch:
             the last ramp linearly over all epochs.
         temperature: of the sharpening.
         alpha: parameters of mixup's Beta distribution.
-        align_to: class distribution [K] that the running mean of the guesses is moved to, or None.
+        align_to: images of each class [K] that the running mean of the guesses is moved to, or None. They sum to the
+            unlabeled images.
     """
 
     views_x: tuple[View, ...] = ("strong",)
@@ -50,14 +52,14 @@ class ReMixMatch:
         self._recent: Tensor | None = None  # [<= MEMORY, K], mean guess of each recent step
 
     @classmethod
-    def from_config(cls, config: Config, labeled_dist: Tensor) -> ReMixMatch:
+    def from_config(cls, config: Config, target_counts: Tensor) -> ReMixMatch:
         return ReMixMatch(
             config.unlabeled_weight,
             config.w_rot,
             config.w_ent,
             config.T,
             config.mix_alpha,
-            labeled_dist if config.align else None,
+            target_counts if config.align else None,
         )
 
     @torch.no_grad()
@@ -66,7 +68,9 @@ class ReMixMatch:
         if self.align_to is not None:
             mean = probs.mean(dim=0, keepdim=True)
             self._recent = mean if self._recent is None else torch.cat([self._recent, mean])[-MEMORY:]
-            probs = probs * (self.align_to.to(probs) + 1e-6) / (self._recent.mean(dim=0) + 1e-6)
+            wanted = self.align_to.to(probs)
+            guessed = self._recent.mean(dim=0) * wanted.sum()  # the running mean as images of each class
+            probs = probs * (wanted + ONE_MORE) / (guessed + ONE_MORE)
             probs = probs / probs.sum(dim=1, keepdim=True)
         return sharpen(probs, self.temperature)
 

@@ -18,7 +18,7 @@ class Supervised(Stateless):
     unlabeled_includes_labeled = False
 
     @classmethod
-    def from_config(cls, config: Config, labeled_dist: Tensor) -> Supervised:
+    def from_config(cls, config: Config, target_counts: Tensor) -> Supervised:
         return Supervised()
 
     @torch.no_grad()

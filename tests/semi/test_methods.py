@@ -5,14 +5,17 @@ import pytest
 import torch
 from torch import nn
 
-from data import Batch
+from data import Batch, long_tail_counts
 from models import Classifier
+from semi.config import Config
+from semi.job import build_job
 from semi.methods.fixmatch import FixMatch
 from semi.methods.mixmatch import MixMatch
 from semi.methods.pseudo_label import PseudoLabel
 from semi.methods.remixmatch import ReMixMatch
 from semi.methods.supervised import Supervised
 from semi.mixing import mixup, sharpen
+from tests.semi.runs import TINY
 
 B, K, SIDE, WIDTH = 6, 3, 4, 5
 SHARE = 0.2  # what the Beta distribution gives; mixup takes the larger part, 0.8, of the image itself
@@ -156,18 +159,43 @@ def test_mixmatch_losses_are_those_of_the_paper(network, draws, progress):
     assert value(losses.total) == pytest.approx(loss_x + 75 * progress * loss_u)
 
 
-def test_remixmatch_aligns_its_guesses_with_the_labeled_distribution(network):
-    labeled = np.array([0.6, 0.3, 0.1])
-    method = ReMixMatch(1.5, 0.5, 0.5, 0.5, 0.75, torch.from_numpy(labeled))
+def test_remixmatch_aligns_its_guesses_with_the_target_in_images_of_each_class(network):
+    wanted = np.array([60.0, 40.0, 0.0])  # of 100 unlabeled images
+    method = ReMixMatch(1.5, 0.5, 0.5, 0.5, 0.75, torch.from_numpy(wanted))
     recent = []
     for seed in (1, 3):
         made, _, _, views_u = batch(1, 3, seed)
         guess = method.guess(network.model, made).numpy()
         probs = softmax(network.logits(views_u[0]))
         recent.append(probs.mean(0))
-        aligned = probs * (labeled + 1e-6) / (np.mean(recent, axis=0) + 1e-6)
+        aligned = probs * (wanted + 1e-6) / (100 * np.mean(recent, axis=0) + 1e-6)
         aligned /= aligned.sum(1, keepdims=True)
         np.testing.assert_allclose(guess, aligned**2 / (aligned**2).sum(1, keepdims=True))
+
+
+def config_of_remixmatch(**changes) -> Config:
+    return Config(
+        **TINY
+        | {"semi_method": "remix", "align": True, "num_max": 20, "ratio": 3.0, "imb_ratio_l": 4.0}
+        | changes
+    )
+
+
+def aligned_to(config: Config, estimated=None) -> np.ndarray | None:
+    method = build_job(config, torch.device("cpu"), estimated).method
+    assert isinstance(method, ReMixMatch)
+    return None if method.align_to is None else method.align_to.numpy()
+
+
+def test_remixmatch_aligns_to_the_estimate_where_there_is_one_and_to_the_labeled_distribution_else():
+    estimated = [0.3, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.0, 0.0, 0.0]
+    unlabeled = sum(long_tail_counts(60, 1, 10))
+    np.testing.assert_allclose(
+        aligned_to(config_of_remixmatch(est=True), estimated), np.array(estimated) * unlabeled
+    )
+    labeled = np.array(long_tail_counts(20, 4, 10))
+    np.testing.assert_allclose(aligned_to(config_of_remixmatch()), labeled / labeled.sum() * unlabeled)
+    assert aligned_to(config_of_remixmatch(align=False)) is None
 
 
 def test_remixmatch_remembers_128_steps(network):
