@@ -155,7 +155,7 @@ class Config(DataConfig):
         differs="a value that is given holds with remix too",
     )
     T: float = method_flag(0.5, "Sharpening temperature of MixMatch and ReMixMatch.")
-    align: bool = method_flag(False, "ReMixMatch: align the guesses with the labeled class distribution.")
+    align: bool = method_flag(False, "ReMixMatch: align the guesses with the target class distribution.")
     w_rot: float = method_flag(0.5, "ReMixMatch: weight of the rotation loss.")
     w_ent: float = method_flag(0.5, "ReMixMatch: weight of the loss on the first strong view.")
 
@@ -166,7 +166,7 @@ class Config(DataConfig):
         choices=REFINEMENTS,
         switch="darp",
     )
-    warm: int = refinement_flag(500, "Refine after this epoch. Epochs count from 0.")
+    warm: int = refinement_flag(500, "Refine after this epoch. Epochs count from 0. -1: from the first epoch on.")
     alpha: float = refinement_flag(
         2.0, "Keep the int(alpha * target count) most confident entries of each class (the paper's delta)."
     )
@@ -340,7 +340,8 @@ def _validate_data(config: DataConfig) -> None:
 
 def _validate(config: Config) -> None:
     _validate_data(config)
-    _require_at_least(config, 0, "warm", "start_epoch", "unlabeled_weight", "w_rot", "w_ent")
+    _require_at_least(config, -1, "warm")
+    _require_at_least(config, 0, "start_epoch", "unlabeled_weight", "w_rot", "w_ent")
     _require_at_least(
         config, 1, "num_iter", "iter_T", "epochs", "val_iteration", "est_epochs", "est_val_iteration"
     )

@@ -12,7 +12,9 @@ import torch
 import yaml
 
 from semi import stopping
+from semi.cli import parse
 from semi.config import Config, ConfigError
+from semi.job import never_refines
 from semi.methods import METHODS
 from semi.run_folder import default_run_name, run_folder
 from tests.semi.runs import TINY, Interrupting, Interruption, rows, train
@@ -64,6 +66,18 @@ def test_refinement_begins_after_warm_and_meets_its_target(tmp_path):
     assert third["pseudo/refined/tv_target"] < 1e-6 < third["pseudo/orig/tv_target"]
     assert third["darp/residual"] <= 1e-6
     assert third["darp/unconverged"] == 0
+
+
+def test_a_warm_of_minus_one_refines_from_the_first_epoch_on(tmp_path):
+    flags = [f"--{name}={value}" for name, value in TINY.items()]
+    (c,) = parse([*flags, "--darp", "--warm", "-1", f"--out={tmp_path}", "--epochs=1"], "test", Config)
+    (only,) = train(c)
+    assert only["darp/solves"] == 2
+    assert only["pseudo/refined/tv_target"] < 1e-6
+    assert never_refines(c) == ""
+    assert never_refines(dataclasses.replace(c, warm=0)).endswith("Add --warm -1 to refine from epoch 0 on.")
+    with pytest.raises(ConfigError, match="--warm -2: use -1 or more"):
+        config(tmp_path, warm=-2)
 
 
 def test_the_published_scheme_can_be_selected(tmp_path):
