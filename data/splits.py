@@ -21,15 +21,15 @@ _CLASSES_NAMED = 10  # a warning names at most this many classes, then says how 
 class Split:
     """Which training images are labeled and which are unlabeled, with the counts that were asked for.
 
-    When the unlabeled set contains the labeled images, they come first in `index_u` and are part of
-    `counts_u`.
+    As `make_split` returns it, `index_u` holds class after class; where the unlabeled set contains the labeled images,
+    they come first, and are part of `counts_u`.
     """
 
     index_x: Tensor
     """Rows of the training images, int64 [n_x], class by class."""
     index_u: Tensor
-    """Rows of the training images, int64 [n_u]; rows of the extra unlabeled images where the data set has
-    them."""
+    """Rows of the training images, int64 [n_u], in the order of the table of pseudo-labels; rows of the extra
+    unlabeled images where the data set has them."""
     counts_x_asked: list[int]
     """Labeled images of each class by the formula, K entries."""
     counts_x: list[int]

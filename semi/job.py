@@ -214,7 +214,7 @@ def snapshot(job: Job, epoch: int) -> dict[str, Any]:
     return {
         "config": asdict(job.config),
         "epoch": epoch,
-        "index_u": job.split.index_u,  # which images the rows of the store are; not read back
+        "index_u": job.split.index_u,  # which images the rows of the store are
         "model": job.model.state_dict(),
         "ema": job.ema.model.state_dict(),
         "optimizer": job.optimizer.state_dict(),
@@ -231,7 +231,8 @@ def snapshot(job: Job, epoch: int) -> dict[str, Any]:
 def restore(job: Job, state: dict[str, Any]) -> int:
     """Take up a snapshot; returns the number of the next epoch.
 
-    Raises ConfigError when the checkpoint's configuration would train something else.
+    Raises ConfigError when the checkpoint's configuration would train something else, or its unlabeled images are not
+    these in this order.
     """
     now = asdict(job.config)
     free = fields_of_kind(Config, "incidental") | {"epochs"}
@@ -240,6 +241,11 @@ def restore(job: Job, state: dict[str, Any]) -> int:
             raise ConfigError(
                 f"--{name} {now.get(name)}: the checkpoint was trained with {then}; use that, or start without --resume"
             )
+    if not torch.equal(state["index_u"], job.split.index_u):
+        raise ConfigError(
+            f"--resume {job.config.resume}: the checkpoint's unlabeled images are others, or in another order, than "
+            "--seed and the data give here; resume with the same files and version, or start without --resume"
+        )
     job.model.load_state_dict(state["model"])
     job.ema.model.load_state_dict(state["ema"])
     job.optimizer.load_state_dict(state["optimizer"])

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+import torch
+
 from data import Dataset, Split, make_split
 from semi.config import ConfigError, DataConfig
 
+ORDER = (
+    1  # number of the random stream that draws the order; the split's own shuffle and the loader have others
+)
+
 
 def split_for(config: DataConfig, dataset: Dataset, *, include_labeled: bool) -> Split:
-    """Raises ConfigError, one line, when configuration and data set do not fit.
+    """The split, with its unlabeled images in an order drawn from the seed.
+
+    Classes stand one after the other in `make_split`'s order. Noise removal breaks ties by the row: where many
+    predictions are equal, rows in that order would tell the refinement which images are of one class. The drawn order
+    knows nothing of the class, nor of which images are labeled too.
 
     include_labeled: the unlabeled set contains the labeled images, as FixMatch's does.
+
+    Raises ConfigError, one line, when configuration and data set do not fit.
     """
     extra = dataset.extra_unlabeled_images
     try:
-        return make_split(
+        split = make_split(
             dataset.train_labels,
             len(dataset.class_names),
             num_max=config.num_max,
@@ -28,3 +43,5 @@ def split_for(config: DataConfig, dataset: Dataset, *, include_labeled: bool) ->
         )
     except ValueError as error:
         raise ConfigError(f"--{error}") from None
+    order = np.random.default_rng([config.seed, ORDER]).permutation(len(split.index_u))
+    return replace(split, index_u=split.index_u[torch.from_numpy(order)])
