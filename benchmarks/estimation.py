@@ -15,9 +15,11 @@ import sys
 import numpy as np
 import torch
 
+from data import load_dataset
 from semi.config import EstimateConfig
 from semi.device import pick_device
 from semi.estimation import run_estimation
+from semi.split import split_for
 
 CASES = ((1.0, False), (50.0, False), (100.0, False), (150.0, False), (100.0, True))
 
@@ -44,7 +46,9 @@ def main() -> None:
                 imb_ratio_u_reversed=reversed_u, shuffle_split="seed", seed=seed, epochs=20, val_iteration=100,
                 data_dir=arguments.data_dir,
             )  # fmt: skip
-            records.append(run_estimation(config, device))
+            dataset = load_dataset(config.dataset, config.data_dir)
+            split = split_for(config, dataset, include_labeled=False)
+            records.append(run_estimation(config, device, dataset, split))
             print(f"gamma_u {gamma:g} seed {seed}: {records[-1]['tv_true']:.3f}", file=sys.stderr)
         published = [tv(r["published_dist"], r["true_dist"]) for r in records if r["published_dist"]]
         inside = np.mean(

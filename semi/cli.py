@@ -173,9 +173,11 @@ def parse(argv: Sequence[str] | None, description: str, *option_classes: type[An
     values = _resolved(values, option_classes)
     values |= _resolved({k: v for k, v in given.items() if k not in ("config", "_wandb")}, option_classes)
     fields = {spec.name for options in option_classes for spec in dataclasses.fields(options)}
-    for name, value in list(values.items()):  # --est wandb:NAME is --est --est_from NAME
+    for name, value in list(values.items()):  # --est SOURCE is --est --est_from SOURCE
         if f"{name}_from" in fields and str(value).startswith("wandb:"):
             values |= {name: True, f"{name}_from": str(value).removeprefix("wandb:")}
+        elif f"{name}_from" in fields and str(value).endswith((".npy", ".json")):
+            values |= {name: True, f"{name}_from": str(value)}
     parsed = []
     for options in option_classes:
         hints = typing.get_type_hints(options)

@@ -21,9 +21,11 @@ from semi.estimation import (
     NotIdentifiable,
     estimate_config,
     estimate_path,
+    how_to_use,
+    is_file,
     load_or_estimate,
     print_estimate,
-    read_record,
+    read_estimate,
 )
 from semi.job import build_job, describe, never_refines, warnings
 from semi.loop import run
@@ -101,10 +103,7 @@ def estimate(description: str, *option_classes: type, more: Callable[..., None] 
     print_estimate(record)
     if more:
         more(estimate_path(config), record, *options)
-    print(
-        f"cached in {estimate_path(config)}: train with --est and the same data flags, or see it there",
-        file=sys.stderr,
-    )
+    print(f"cached in {estimate_path(config)}; {how_to_use(config)}", file=sys.stderr)
     return 0
 
 
@@ -123,22 +122,24 @@ def estimated_dist(
     """What `--est` aims at, estimated now if no cached estimate is there; a dry run only says that it would be."""
     if not config.est:
         return None
-    dist: list[float]
+    if is_file(config.est_from):
+        return read_estimate(Path(config.est_from))
     if config.est_from:
         if fetch is None:
             raise ConfigError(
                 f"--est wandb:{config.est_from}: only train_with_wandb.py fetches artifacts; start that one"
             )
         try:
-            dist = read_record(fetch(config.est_from, Path(config.estimation_dir) / "wandb"))["dist"]
+            return read_estimate(fetch(config.est_from, Path(config.estimation_dir) / "wandb"))
+        except ConfigError:
+            raise
         except ValueError as error:
             raise ConfigError(str(error)) from None
-        return dist
     wanted = estimate_config(config)
     if config.dry_run and not estimate_path(wanted).exists():
         print(f"--est: would be estimated first, into {estimate_path(wanted)}", file=sys.stderr)
         return None
-    dist = load_or_estimate(wanted, device)["dist"]
+    dist: list[float] = load_or_estimate(wanted, device)["dist"]
     return dist
 
 

@@ -108,7 +108,6 @@ class DataConfig:
     data_dir: str = data_flag("dataset", "Folder of the image files.", flags=["data-dir"], kind="incidental")
 
     arch: str = flag("wrn28_2", "Network. small is for runs on a CPU.", choices=ARCHS)
-    mix_alpha: float = method_flag(0.75, "Both parameters of mixup's Beta distribution.")
     batch_size: int = flag(64, "Labeled images in a step, and as many unlabeled ones.", flags=["batch-size"])
     seed: int = flag(
         0, "Seed of everything random.", flags=["manualSeed"], differs="it seeded the order of the data alone"
@@ -154,6 +153,7 @@ class Config(DataConfig):
         flags=["lambda-u"],
         differs="a value that is given holds with remix too",
     )
+    mix_alpha: float = method_flag(0.75, "Both parameters of mixup's Beta distribution.")
     T: float = method_flag(0.5, "Sharpening temperature of MixMatch and ReMixMatch.")
     align: bool = method_flag(False, "ReMixMatch: align the guesses with the target class distribution.")
     w_rot: float = method_flag(0.5, "ReMixMatch: weight of the rotation loss.")
@@ -166,7 +166,9 @@ class Config(DataConfig):
         choices=REFINEMENTS,
         switch="darp",
     )
-    warm: int = refinement_flag(500, "Refine after this epoch. Epochs count from 0. -1: from the first epoch on.")
+    warm: int = refinement_flag(
+        500, "Refine after this epoch. Epochs count from 0. -1: from the first epoch on."
+    )
     alpha: float = refinement_flag(
         2.0, "Keep the int(alpha * target count) most confident entries of each class (the paper's delta)."
     )
@@ -188,7 +190,9 @@ class Config(DataConfig):
         differs="works for every data set and setting; it read four fixed files",
     )
     est_from: str = refinement_flag(
-        "", "Use the estimate in this W&B artifact. Short form: --est wandb:ENTITY/PROJECT/NAME:ALIAS"
+        "",
+        "Where the estimate comes from, if it is not made here: a W&B artifact, a .npy file of K numbers, or a file of "
+        "estimate.py. Short forms: --est wandb:ENTITY/PROJECT/NAME:ALIAS, --est FILE.npy, --est FILE.json",
     )
     est_epochs: int = refinement_flag(200, "Epochs of that estimation.")
     est_val_iteration: int = refinement_flag(200, "Steps in an epoch of that estimation.")
@@ -249,20 +253,50 @@ class Config(DataConfig):
 
 @dataclass(frozen=True)
 class EstimateConfig(DataConfig):
-    """An estimation of the unlabeled class distribution: a supervised training with the original's recipe."""
+    """An estimation of the unlabeled class distribution: a supervised training with the published recipe."""
 
     epochs: int = flag(200, "Number of epochs.", flags=["epoch"])
-    val_iteration: int = flag(200, "Steps in an epoch.", flags=["val-iteration"])
+    val_iteration: int = flag(
+        200,
+        "Steps in an epoch, as many as the published experiments ask for.",
+        flags=["val-iteration"],
+        differs="80 where none is given",
+    )
+    batch_size: int = flag(128, "Labeled images in a step.", flags=["batch-size"])
     lr: float = flag(
         0.1,
         "Learning rate of SGD. It falls to a tenth after 80 % and again after 90 % of the epochs.",
         flags=["learning-rate"],
     )
+    wd: float = flag(5e-4, "Weight decay of SGD.", flags=["weight-decay"])
+    alpha: float = flag(0.0, "Both parameters of mixup's Beta distribution. 0: no mixup.")
+    ema_decay: float = flag(
+        0.0, "Decay of averaged weights that predict. 0: the trained weights predict.", flags=["ema-decay"]
+    )
+    start_epoch: int = flag(
+        0,
+        "Only 0: an estimation is trained whole.",
+        flags=["start-epoch"],
+        kind="incidental",
+        differs="another value is refused",
+    )
+    resume: str = folder_flag(
+        "", "Only empty: an estimation is trained whole.", differs="a checkpoint is refused"
+    )
     overwrite: bool = folder_flag(False, "Estimate again although a cached estimate is there.")
+    estimation_dir: str = folder_flag("estimation", "Folder of the cached estimates.", flags=["out"])
 
     def __post_init__(self) -> None:
         _validate_data(self)
+        _require_at_least(self, 1, "epochs", "val_iteration")
         _require_positive(self, "lr")
+        _require_at_least(self, 0, "wd", "alpha")
+        _require_decay(self.ema_decay)
+        whole = "an estimation takes minutes and is trained whole; leave it out, and find the result in --out"
+        if self.start_epoch:
+            raise ConfigError(f"--start-epoch {self.start_epoch}: {whole}")
+        if self.resume:
+            raise ConfigError(f"--resume {self.resume}: {whole}")
 
 
 @dataclass(frozen=True)
@@ -322,6 +356,11 @@ def _require_positive(config: DataConfig, *names: str) -> None:
             raise ConfigError(f"--{name} {getattr(config, name)}: use a number above 0")
 
 
+def _require_decay(ema_decay: float) -> None:
+    if not 0 <= ema_decay < 1:
+        raise ConfigError(f"--ema-decay {ema_decay}: use a value in [0, 1)")
+
+
 def _validate_data(config: DataConfig) -> None:
     _require_choices(config)
     for name, value in dataclasses.asdict(config).items():
@@ -329,7 +368,7 @@ def _validate_data(config: DataConfig) -> None:
             raise ConfigError(f"--{name} {value}: use a finite number")
     _require_at_least(config, 0, "seed")
     _require_at_least(config, 1, "num_max", "batch_size", "imb_ratio_l", "imb_ratio_u", "num_val", "th_cond")
-    _require_positive(config, "ratio", "mix_alpha")
+    _require_positive(config, "ratio")
     if config.shuffle_split not in ("", "seed") and not config.shuffle_split.isdecimal():
         raise ConfigError(
             f"--shuffle_split {config.shuffle_split}: use a whole number, or seed for the value of --seed"
@@ -345,11 +384,10 @@ def _validate(config: Config) -> None:
     _require_at_least(
         config, 1, "num_iter", "iter_T", "epochs", "val_iteration", "est_epochs", "est_val_iteration"
     )
-    _require_positive(config, "alpha", "T", "lr")
+    _require_positive(config, "alpha", "T", "lr", "mix_alpha")
     if not 0 < config.tau <= 1:
         raise ConfigError(f"--tau {config.tau}: the threshold is a probability; use a value in (0, 1]")
-    if not 0 <= config.ema_decay < 1:
-        raise ConfigError(f"--ema-decay {config.ema_decay}: use a value in [0, 1)")
+    _require_decay(config.ema_decay)
     if config.start_epoch >= config.epochs:
         raise ConfigError(
             f"--start-epoch {config.start_epoch}: epochs 0 to {config.epochs - 1} are to be trained; use one of them"

@@ -1,15 +1,17 @@
 """The class distribution of the unlabeled images, from a network that learns from labels alone (`--est`, estimate.py).
 
-The recipe is the original's: `num_val` labeled images of each class are held out, the rest train a supervised network
-with mixup, and each epoch gives a confusion matrix on the held-out images and predictions on the unlabeled ones. The
-estimate uses the predictions averaged over the epochs after the last drop of the learning rate; `darp.estimation` says
-how, and also gives what the original's rule would have. It is cached in `<estimation_dir>/<key>.json`.
+The recipe is the published one: the last `num_val` labeled images of each class are held out, the rest train a
+supervised network (SGD, no mixup), and each epoch gives a confusion matrix on the held-out images and predictions on
+the unlabeled ones. The estimate uses the predictions averaged over the epochs after the last drop of the learning rate;
+`darp.estimation` says how, and also gives what the published rule would have. It is cached in
+`<estimation_dir>/<key>.json`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,13 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from darp.estimation import confusion_matrix, estimate, published_estimate
 from data import Dataset, Loader, Split, load_dataset, normalize
 from models import Classifier, build_model
 from semi.config import Config, ConfigError, DataConfig, EstimateConfig
+from semi.ema import Ema
 from semi.losses import soft_cross_entropy
 from semi.mixing import mixup
 from semi.run_folder import digest
@@ -32,6 +35,9 @@ from semi.split import split_for
 from tracking.local import write_atomically
 from tracking.regime import regime_name
 
+RECIPE = (
+    2  # goes up with a change of the training that no field tells: 2 holds out the last images, not the first
+)
 DROPS = (0.8, 0.9)  # shares of the epochs after which the learning rate falls to a tenth
 EVALUATION_BATCH = 500
 
@@ -43,59 +49,135 @@ class NotIdentifiable(ConfigError):
 def estimate_config(config: Config) -> EstimateConfig:
     """The estimation that `--est` asks for: the run's data and network, the recipe's training."""
     shared = {spec.name: getattr(config, spec.name) for spec in dataclasses.fields(DataConfig)}
+    del shared["batch_size"]  # the run's own; the recipe has another
     return EstimateConfig(**shared, epochs=config.est_epochs, val_iteration=config.est_val_iteration)
 
 
 def estimate_path(config: EstimateConfig) -> Path:
     """Where the estimate is cached: a readable name that ends in a digest of all that determines it."""
-    name = f"{regime_name(dataclasses.asdict(config))}_s{config.seed}_{digest(config)}.json"
+    regime = regime_name(dataclasses.asdict(config))
+    name = f"{regime}_s{config.seed}_recipe{RECIPE}_{digest(config)}.json"
     return Path(config.estimation_dir) / name
 
 
+def is_file(source: str) -> bool:
+    """Whether an `est_from` names a file, not a W&B artifact."""
+    return source.endswith((".npy", ".json"))
+
+
 def estimate_source(config: Config) -> str:
-    """Where the target of an `--est` run comes from: a cached file, or `wandb:NAME`."""
+    """Where the target of an `--est` run comes from: a file, or `wandb:NAME`."""
+    if is_file(config.est_from):
+        return config.est_from
     return f"wandb:{config.est_from}" if config.est_from else str(estimate_path(estimate_config(config)))
+
+
+def how_to_use(config: EstimateConfig) -> str:
+    """The flags with which a training takes this estimate up."""
+    shared = {spec.name: getattr(config, spec.name) for spec in dataclasses.fields(DataConfig)}
+    del shared["batch_size"]
+    steps = {"epochs": config.epochs, "val_iteration": config.val_iteration}
+    if estimate_path(EstimateConfig(**shared | steps)) != estimate_path(config):
+        return f"--est estimates by another recipe, so train with --est {estimate_path(config)}"
+    flags = ["--est"]
+    for name, value in {f"est_{name}": value for name, value in steps.items()}.items():
+        if value != Config.__dataclass_fields__[name].default:
+            flags.append(f"--{name} {value}")
+    if config.estimation_dir != EstimateConfig.estimation_dir:
+        flags.append(f"--estimation_dir {config.estimation_dir}")
+    return f"train with {' '.join(flags)} and the same data flags"
 
 
 def load_or_estimate(config: EstimateConfig, device: torch.device) -> dict[str, Any]:
     """The cached record, or a new one, which is then cached.
 
-    Raises ConfigError where the distribution cannot be told, with the remedy.
+    Raises ConfigError where the distribution cannot be told, with the remedy, and before any training where the folder
+    of the estimates cannot be written to.
     """
     path = estimate_path(config)
-    record = read_record(path) if path.exists() and not config.overwrite else None
-    if record is None:
-        record = run_estimation(config, device)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(record, indent=1) + "\n")
-    if not record["identifiable"]:
-        raise NotIdentifiable(
-            f"--est: the unlabeled class distribution cannot be told: {record['reason']} ({path})"
-        )
-    return record
+    if path.exists() and not config.overwrite:
+        return read_record(path)
+    dataset = load_dataset(config.dataset, config.data_dir)
+    split = split_for(config, dataset, include_labeled=False)
+    prove_writable(path.parent)
+    record = run_estimation(config, device, dataset, split)
+    write_atomically(path, json.dumps(record, indent=1) + "\n")
+    return read_record(path)
+
+
+def prove_writable(folder: Path) -> None:
+    """Make `folder` and write into it, now and not after minutes of training. Raises ConfigError, one line."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"--estimation_dir {folder}: cannot be written to ({error.strerror}); name a folder that can"
+        ) from None
 
 
 def read_record(path: Path) -> dict[str, Any]:
+    """The record that `load_or_estimate` wrote. Raises ConfigError where it holds no class distribution.
+
+    NotIdentifiable where it says itself that the distribution could not be told.
+    """
     try:
         record: dict[str, Any] = json.loads(path.read_text())
-        if len(record["dist"]) == len(record["class_names"]):
+        identifiable, dist, num_classes = record["identifiable"], record["dist"], len(record["class_names"])
+        if not identifiable:
+            raise NotIdentifiable(
+                f"--est: the unlabeled class distribution cannot be told: {record['reason']} ({path})"
+            )
+        numbers = np.array(dist, dtype=np.float64)
+        if numbers.shape == (num_classes,) and (numbers >= 0).all() and abs(numbers.sum() - 1) < 1e-6:
             return record
-    except (ValueError, KeyError, TypeError):
+    except NotIdentifiable:
+        raise
+    except (OSError, ValueError, KeyError, TypeError):
         pass
     raise ConfigError(f"--est: {path} is not an estimate; move it away, or run estimate.py with --overwrite")
 
 
-def run_estimation(config: EstimateConfig, device: torch.device) -> dict[str, Any]:
-    """Train, predict, estimate: the record as plain values. Writes nothing."""
+def read_estimate(path: Path) -> list[float]:
+    """The class distribution in a file: what estimate.py wrote (.json), or K numbers (.npy), which are normalised.
+
+    Published estimates come as .npy. Nothing that is pickled is read. Raises ConfigError, one line.
+    """
+    if path.suffix == ".json":
+        dist: list[float] = read_record(path)["dist"]
+        return dist
+    remedy = "give a .npy file of K finite numbers, none below 0 and not all 0, one for each class"
+    try:
+        numbers = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise ConfigError(f"--est {path}: no such file; {remedy}") from None
+    except (OSError, ValueError, EOFError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"--est {path}: not readable ({reason}); {remedy}") from None
+    if not isinstance(numbers, np.ndarray) or numbers.dtype.kind not in "iuf" or numbers.squeeze().ndim != 1:
+        raise ConfigError(f"--est {path}: holds no row of numbers; {remedy}")
+    counts = numbers.squeeze().astype(np.float64)
+    if not np.isfinite(counts).all() or (counts < 0).any() or counts.sum() <= 0:
+        raise ConfigError(f"--est {path}: holds {counts.tolist()}; {remedy}")
+    return (counts / counts.sum()).tolist()
+
+
+def run_estimation(
+    config: EstimateConfig, device: torch.device, dataset: Dataset, split: Split
+) -> dict[str, Any]:
+    """Train, predict, estimate: the record as plain values. `split` is without labeled images among the unlabeled ones.
+
+    Writes nothing.
+    """
     torch.manual_seed(config.seed)
-    dataset = load_dataset(config.dataset, config.data_dir)
-    split = split_for(config, dataset, include_labeled=False)
     heldout, rest = hold_out(dataset.train_labels[split.index_x], config.num_val)
     images_x, labels_x = dataset.train_images[split.index_x], dataset.train_labels[split.index_x]
     extra = dataset.extra_unlabeled_images
     images_u = (dataset.train_images if extra is None else extra)[split.index_u]
     model = build_model(config.arch, len(dataset.class_names)).to(device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=config.lr, momentum=0.9, weight_decay=1e-4)
+    ema = Ema(model, config.ema_decay)
+    optimizer = torch.optim.SGD(model.parameters(), lr=config.lr, momentum=0.9, weight_decay=config.wd)
     milestones = [max(1, int(share * config.epochs)) for share in DROPS]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
     loader = Loader(
@@ -117,10 +199,10 @@ def run_estimation(config: EstimateConfig, device: torch.device) -> dict[str, An
     for epoch in track(
         range(config.epochs), "estimating", console=console, transient=True, disable=not console.is_terminal
     ):
-        train_epoch(model, loader, optimizer, config)
+        train_epoch(model, ema, loader, optimizer, config)
         schedule.step()
-        on_heldout = predict(model, images_x[heldout], dataset, device)
-        on_unlabeled = predict(model, images_u, dataset, device)
+        on_heldout = predict(ema.model, images_x[heldout], dataset, device)
+        on_unlabeled = predict(ema.model, images_u, dataset, device)
         per_epoch.append((confusion_matrix(on_heldout, heldout_labels), on_unlabeled.mean(axis=0)))
         if epoch >= min(milestones[-1], config.epochs - 1):
             kept.append((on_heldout, on_unlabeled))
@@ -148,33 +230,36 @@ def run_estimation(config: EstimateConfig, device: torch.device) -> dict[str, An
 
 
 def hold_out(labels: Tensor, num_val: int) -> tuple[Tensor, Tensor]:
-    """Positions (held out, the rest) in labels [n]: the first `num_val` of each class, half of a class with fewer than
+    """Positions (held out, the rest) in labels [n]: the last `num_val` of each class, half of a class with fewer than
     twice as many, none of a class with one."""
     held, rest = [], []
     for k in range(int(labels.max()) + 1):
         rows = torch.nonzero(labels == k).flatten()
         n = min(num_val, len(rows) // 2)
-        held.append(rows[:n])
-        rest.append(rows[n:])
+        held.append(rows[len(rows) - n :])
+        rest.append(rows[: len(rows) - n])
     return torch.cat(held), torch.cat(rest)
 
 
 def train_epoch(
-    model: Classifier, loader: Loader, optimizer: torch.optim.Optimizer, config: EstimateConfig
+    model: Classifier, ema: Ema, loader: Loader, optimizer: torch.optim.Optimizer, config: EstimateConfig
 ) -> None:
+    """`val_iteration` steps of cross-entropy, with mixup where `alpha` is above 0."""
     model.train()
     for _ in range(config.val_iteration):
         batch = loader.next()
-        labels = F.one_hot(batch.labels_x, model.head.out_features).float()
-        images, targets = mixup(batch.views_x[0], labels, config.mix_alpha)
+        images, targets = batch.views_x[0], F.one_hot(batch.labels_x, model.head.out_features).float()
+        if config.alpha > 0:
+            images, targets = mixup(images, targets, config.alpha)
         loss = soft_cross_entropy(model(images), targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        ema.update()
 
 
 @torch.no_grad()
-def predict(model: Classifier, images: Tensor, dataset: Dataset, device: torch.device) -> np.ndarray:
+def predict(model: nn.Module, images: Tensor, dataset: Dataset, device: torch.device) -> np.ndarray:
     """Class probabilities float64 [n, K] of uint8 images [n, 3, H, W], in evaluation mode."""
     model.eval()
     chunks = [normalize(c.to(device), dataset.mean, dataset.std) for c in images.split(EVALUATION_BATCH)]

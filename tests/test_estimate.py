@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.semi.runs import TINY
@@ -13,7 +14,7 @@ from tests.wandb_server import WandbServer
 
 ROOT = Path(__file__).parents[1]
 DATA = {"dataset": "digits", "arch": "small", "num_max": 20, "ratio": 3.0, "imb_ratio_l": 4.0, "imb_ratio_u": 1.0,
-        "batch_size": 16, "gpu": "cpu", "th_cond": 1e9}  # fmt: skip
+        "gpu": "cpu", "th_cond": 1e9}  # fmt: skip
 pytestmark = pytest.mark.slow
 
 
@@ -75,6 +76,23 @@ def test_an_artifact_of_another_machine_is_consumed_by_name(server: WandbServer,
     flags["est"] = f"wandb:{artifact.entity}/{artifact.project}/nothing:latest"
     done = call(environment, elsewhere, "train_with_wandb.py", flags | {"out": elsewhere / "other"}, code=2)
     assert "--est wandb:" in done.stderr.splitlines()[-1]
+
+
+def test_a_published_estimate_is_the_target_of_a_run_and_goes_up_as_its_artifact(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    counts = np.arange(1, 11)
+    np.save(tmp_path / "published.npy", counts)
+    flags = (
+        TINY | DATA | {"semi_method": "mix", "out": tmp_path / "out", "darp": True, "est": "published.npy"}
+    )
+    call(server.env(tmp_path), tmp_path, "train_with_wandb.py", flags)
+    (run,) = server.runs.values()
+    assert [run.history[-1][f"pseudo/target/{k}"] for k in range(10)] == pytest.approx(list(counts / 55))
+    assert run.config["estimate"] == run.config["est_from"] == "published.npy"
+    (artifact,) = [a for a in server.artifacts if a.type == "estimate"]
+    assert artifact.files["published.npy"] == (tmp_path / "published.npy").read_bytes()
+    assert not (tmp_path / "estimation").exists()
 
 
 def test_a_run_that_had_to_estimate_first_logs_the_artifact_itself(

@@ -13,7 +13,10 @@ from tracking.online.account import first_line, resolve_mode, said, say, sdk_set
 
 
 def estimate_artifact(path: Path, record: Mapping[str, Any]) -> wandb.Artifact:
-    """The cached record as an artifact of type `estimate`, named after its file: `estimate-<stem>`."""
+    """An estimate's file as an artifact of type `estimate`, named after it: `estimate-<stem>`.
+
+    `record` is what estimate.py wrote; empty for a file of numbers that comes from elsewhere.
+    """
     known = {key: record[key] for key in ("dist", "condition", "accepted_epochs", "tv_true") if key in record}
     artifact = wandb.Artifact(f"estimate-{path.stem}", type="estimate", metadata=known)
     artifact.add_file(str(path), name=path.name)
@@ -69,8 +72,7 @@ def fetch_estimate(name: str, folder: Path) -> Path:
 
 
 def consume_estimate(run: wandb.Run, source: str) -> None:
-    """Record that `run` used the estimate (`wandb:NAME`, or the path of a cached one, which `run` logs where no other
-    run has)."""
+    """Record that `run` used the estimate: `wandb:NAME`, or the path of a file, which `run` logs where none has."""
     if source.startswith("wandb:"):
         run.use_artifact(source.removeprefix("wandb:"))
         return
@@ -78,4 +80,5 @@ def consume_estimate(run: wandb.Run, source: str) -> None:
     try:
         run.use_artifact(f"estimate-{path.stem}:latest")
     except Exception:  # the SDK has no one error for an artifact that is not there
-        run.log_artifact(estimate_artifact(path, json.loads(path.read_text())), aliases=["latest"])
+        record = json.loads(path.read_text()) if path.suffix == ".json" else {}
+        run.log_artifact(estimate_artifact(path, record), aliases=["latest"])
