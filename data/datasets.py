@@ -51,6 +51,16 @@ class Dataset:
     extra_full_size: Tensor | None = None
     """The extra unlabeled images, likewise."""
 
+    def images_at(self, index: Tensor) -> Tensor:
+        """uint8 [n, 3, 32, 32] at `index` [n], which counts the training images and then the extra unlabeled ones."""
+        if self.extra_unlabeled_images is None:
+            return self.train_images[index]
+        own = index < len(self.train_images)
+        out = self.train_images.new_empty(len(index), *self.train_images.shape[1:])
+        out[own] = self.train_images[index[own]]
+        out[~own] = self.extra_unlabeled_images[index[~own] - len(self.train_images)]
+        return out
+
 
 def load_dataset(
     name: str, data_dir: str | Path, *, download: bool = True, full_size: bool = False

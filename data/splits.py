@@ -28,8 +28,8 @@ class Split:
     index_x: Tensor
     """Rows of the training images, int64 [n_x], class by class."""
     index_u: Tensor
-    """Rows of the training images, int64 [n_u], in the order of the table of pseudo-labels; rows of the extra
-    unlabeled images where the data set has them."""
+    """Rows of the training images, int64 [n_u], in the order of the table of pseudo-labels. An extra unlabeled image
+    has the number that it would have behind them (`Dataset.images_at`)."""
     counts_x_asked: list[int]
     """Labeled images of each class by the formula, K entries."""
     counts_x: list[int]
@@ -95,8 +95,9 @@ def make_split(
     says so.
 
     include_labeled: the labeled images are part of the unlabeled set too, first in it (FixMatch).
-    extra_unlabeled: M > 0 when the data set brings M unlabeled images of its own (STL-10). They are then the
-    whole unlabeled set, `index_u` is 0..M-1, and its class counts are empty because the classes are unknown.
+    extra_unlabeled: M > 0 when the data set brings M unlabeled images of its own (STL-10). No training image is then
+    unlabeled but the labeled ones with `include_labeled`. `index_u` counts the M images from N on, and the class counts
+    of the unlabeled set are empty because the classes are unknown.
 
     Raises ValueError when a class would have no labeled image, or the unlabeled set would be empty.
     """
@@ -116,12 +117,9 @@ def make_split(
     warnings = [_shortfall("labeled", asked_x, got_x)]
     index_x = torch.cat(rows_x)
     if extra_unlabeled > 0:
+        index_u = torch.arange(len(labels), len(labels) + extra_unlabeled)
         if include_labeled:
-            warnings.append(
-                f"The unlabeled set is the {extra_unlabeled} extra images of the data set: "
-                "the labeled images are not part of it."
-            )
-        index_u = torch.arange(extra_unlabeled)
+            index_u = torch.cat([index_x, index_u])
         return Split(index_x, index_u, asked_x, got_x, [], [], tuple(w for w in warnings if w))
 
     max_u = int(Fraction(str(ratio)) * num_max)

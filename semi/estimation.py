@@ -173,8 +173,7 @@ def run_estimation(
     torch.manual_seed(config.seed)
     heldout, rest = hold_out(dataset.train_labels[split.index_x], config.num_val)
     images_x, labels_x = dataset.train_images[split.index_x], dataset.train_labels[split.index_x]
-    extra = dataset.extra_unlabeled_images
-    images_u = (dataset.train_images if extra is None else extra)[split.index_u]
+    images_u = dataset.images_at(split.index_u)
     model = build_model(config.arch, len(dataset.class_names)).to(device)
     ema = Ema(model, config.ema_decay)
     optimizer = torch.optim.SGD(model.parameters(), lr=config.lr, momentum=0.9, weight_decay=config.wd)

@@ -53,7 +53,9 @@ class Job:
     store: PseudoLabelStore
     refiner: TargetSource
     target_counts: list[float]  # [K], sums to the unlabeled images
-    true_labels: Tensor | None  # int64 [N] of the unlabeled images; for diagnosis, never for a loss
+    true_labels: (
+        Tensor | None
+    )  # int64 [N] of the unlabeled images, None where one is unknown; never for a loss
     test_images: Tensor  # float32 [M, 3, 32, 32], normalised
     test_labels: Tensor  # int64 [M]
     recent: deque[tuple[float, float]]  # bacc and gm of the last WINDOW epochs
@@ -79,10 +81,9 @@ def build_job(
     split = split_for(config, dataset, include_labeled=METHODS[config.semi_method].unlabeled_includes_labeled)
     num_classes = len(dataset.class_names)
     model = build_model(config.arch, num_classes).to(device)
-    extra = dataset.extra_unlabeled_images
-    images_u = (dataset.train_images if extra is None else extra)[split.index_u]
+    images_u = dataset.images_at(split.index_u)
     store = PseudoLabelStore(len(images_u), num_classes, device)
-    holds_labeled = METHODS[config.semi_method].unlabeled_includes_labeled and extra is None
+    holds_labeled = METHODS[config.semi_method].unlabeled_includes_labeled
     target_counts = target_for(split.counts_x, len(images_u), holds_labeled, estimated_dist)
     method = METHODS[config.semi_method].from_config(config, torch.tensor(target_counts, dtype=torch.float64))
     loader = Loader(
@@ -113,7 +114,7 @@ def build_job(
         store=store,
         refiner=build_refiner(config, store, target_counts),
         target_counts=target_counts,
-        true_labels=dataset.train_labels[split.index_u].to(device) if extra is None else None,
+        true_labels=dataset.train_labels[split.index_u].to(device) if split.counts_u else None,
         test_images=normalize(dataset.test_images.to(device), dataset.mean, dataset.std),
         test_labels=dataset.test_labels.to(device),
         recent=deque(maxlen=WINDOW),

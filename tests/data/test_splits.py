@@ -208,11 +208,16 @@ def test_the_largest_unlabeled_class_is_the_ratio_as_written_times_num_max():
     assert chosen.counts_u == [29, 29]  # int(0.29 * 100) is 28
 
 
-def test_extra_unlabeled_images_are_the_whole_unlabeled_set_and_their_classes_are_unknown():
+def test_extra_unlabeled_images_stand_behind_the_training_images_and_their_classes_are_unknown():
     chosen = split(labels_of(*[50] * 10), extra_unlabeled=700)
-    assert torch.equal(chosen.index_u, torch.arange(700))
+    assert torch.equal(chosen.index_u, torch.arange(500, 1200))
     assert chosen.counts_u == chosen.counts_u_asked == []
     assert chosen.counts_x == long_tail_counts(30, 10, 10)
     assert chosen.warnings == ()
-    (warning,) = split(labels_of(*[50] * 10), extra_unlabeled=700, include_labeled=True).warnings
-    assert "labeled images are not part of it" in warning
+
+
+def test_the_labeled_images_belong_to_the_unlabeled_set_beside_the_extra_ones():
+    chosen = split(labels_of(*[50] * 10), extra_unlabeled=700, include_labeled=True)
+    assert torch.equal(chosen.index_u, torch.cat([chosen.index_x, torch.arange(500, 1200)]))
+    assert chosen.counts_u == chosen.counts_u_asked == []
+    assert chosen.warnings == ()

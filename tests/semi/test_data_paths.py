@@ -104,11 +104,31 @@ def test_a_run_without_true_classes_logs_no_figure_that_needs_them(tmp_path, stl
     assert [key for key in last if "true" in key or "accuracy" in key or "precision" in key] == []
     assert not any(key.startswith("pseudo/") and "/recall/" in key for key in last)
     assert last["pseudo/refined/tv_target"] < 1e-6
-    assert sum(last["pseudo_orig"]) == pytest.approx(70)
+    assert sum(last["pseudo_orig"]) == pytest.approx(100)
     assert 0 <= last["test/bacc"] <= 1
     said = describe(build_job(c, CPU))
-    assert (said["unlabeled_counts"], said["unlabeled_counts_asked"], said["num_unlabeled"]) == ([], [], 70)
+    assert (said["unlabeled_counts"], said["unlabeled_counts_asked"], said["num_unlabeled"]) == ([], [], 100)
     assert said["labeled_counts"] == [3] * 10
+
+
+def test_stl10s_unlabeled_set_holds_the_labeled_images_under_fixmatch_alone(stl10):
+    flags = f"--dataset stl10 --data-dir {stl10} --arch small --num_max 3 --imb_ratio_l 3 --est --darp --semi_method"
+    dist = [0.19, 0.01] * 5
+    for method in ("fix", "mix"):
+        made = build_job(parse([*flags.split(), method], "test", Config)[0], CPU, dist)
+        labeled = torch.tensor(made.split.counts_x).double() * (method == "fix")
+        wanted = torch.tensor(dist).double() * 70 + labeled
+        assert made.target_counts == pytest.approx(wanted.tolist())
+        images = made.dataset.images_at(made.split.index_u).flatten(1).tolist()
+        assert made.dataset.extra_unlabeled_images is not None
+        parts = [made.dataset.extra_unlabeled_images, made.dataset.train_images[made.split.index_x]]
+        expected = torch.cat(parts[: 2 if method == "fix" else 1]).flatten(1).tolist()
+        assert sorted(images) == sorted(expected)
+        assert images != expected  # drawn, not one part after the other
+        assert made.true_labels is None
+    plain = build_job(parse([*flags.replace("--est ", "").split(), "fix"], "test", Config)[0], CPU)
+    shares = torch.tensor(plain.split.counts_x).double() / sum(plain.split.counts_x)
+    assert plain.target_counts == pytest.approx((shares * len(plain.split.index_u)).tolist())
 
 
 @pytest.mark.parametrize(
@@ -129,7 +149,7 @@ def test_a_dry_run_needs_no_files(tmp_path, capsys, dataset, classes, num_max):
     assert len(said["class_names"]) == classes
     assert said["labeled_counts"] == long_tail_counts(num_max, 10, classes)
     if dataset == "stl10":
-        assert said["num_unlabeled"] == 100_000
+        assert said["num_unlabeled"] == 100_000 + sum(said["labeled_counts"])
     else:
         own = long_tail_counts(2 * num_max, 10, classes)
         assert said["unlabeled_counts"] == [x + u for x, u in zip(said["labeled_counts"], own, strict=True)]
