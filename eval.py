@@ -1,6 +1,6 @@
 """Score a checkpoint on the test set, or summarise finished runs over their seeds.
 
-python3 eval.py score result/NAME/checkpoint.pt
+python3 eval.py score result/NAME                  (or the checkpoint.pt in it; --pre_trained result/NAME is the same)
 python3 eval.py summary result --csv scores.csv --markdown docs/results/scores.md
 """
 
@@ -11,14 +11,17 @@ import environment  # noqa: F401  (first: it says what to do where packages are 
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from data import DataError
 from semi.checkpoint import CheckpointError
+from semi.config import ConfigError
 from semi.device import pick_device
-from semi.load_model import load_trained
+from semi.load_model import checkpoint_of, load_trained
+from semi.run_flags import refuse_contradictions
 from semi.scoring import score, show
 from tracking.local import write_atomically
 from tracking.report.figures import final_figures, terminal_table
@@ -29,11 +32,18 @@ from tracking.report.summary import COLUMNS, as_csv, as_markdown, gains, provena
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 2 when there is nothing to score, with one line that says why."""
     parser = argparse.ArgumentParser(
-        prog="eval.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="eval.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    scores = verbs.add_parser("score", help="recall of each class, confusion matrix, bACC, GM, thirds")
-    scores.add_argument("checkpoint", type=Path, help="a run's checkpoint.pt, or that of retrain_head.py")
+    scores = verbs.add_parser(
+        "score", help="recall of each class, confusion matrix, bACC, GM, thirds", allow_abbrev=False
+    )
+    scores.add_argument(
+        "checkpoint", type=Path, help="a run's folder, or a checkpoint.pt (retrain_head.py's too)"
+    )
     scores.add_argument("--gpu", default="0", help="number among the visible GPUs; cpu for none (default: 0)")
     scores.add_argument("--data-dir", "--data_dir", default="", help="default: where the run had its images")
     summaries = verbs.add_parser("summary", help="mean of the last 20 epochs, mean and deviation over seeds")
@@ -42,19 +52,40 @@ def main(arguments: list[str] | None = None) -> int:
     summaries.add_argument("--markdown", type=Path, help="the same as Markdown, with where it comes from")
     summaries.add_argument("--title", default="Scores", help="heading of the Markdown page")
     summaries.add_argument("--note", action="append", default=[], help="a line for the page; may be repeated")
-    options = parser.parse_args(arguments)
     try:
-        return _score(options) if options.verb == "score" else _summary(options)
-    except (CheckpointError, DataError, OSError) as error:
+        words = in_our_words(sys.argv[1:] if arguments is None else arguments)
+        options, others = parser.parse_known_args(words)
+        if options.verb == "score":
+            return _score(options, others)
+        if others:
+            raise ConfigError(f"unknown argument {others[0]}; see eval.py summary --help")
+        return _summary(options)
+    except (CheckpointError, ConfigError, DataError, OSError) as error:
         print(f"eval.py: {error}", file=sys.stderr)
         return 2
 
 
-def _score(options: argparse.Namespace) -> int:
+def in_our_words(words: Sequence[str]) -> list[str]:
+    """The original's `--pre_trained RUN ...` as `score RUN ...`; any other command line as it is."""
+    joined = list(words)
+    for at, word in enumerate(joined):
+        flag, _, run = word.partition("=")
+        if flag in ("--pre_trained", "--pre-trained"):
+            rest = joined[at + 1 :] if run else joined[at + 2 :]
+            run = run or "".join(joined[at + 1 : at + 2])
+            if not run or run.startswith("--"):
+                raise ConfigError("--pre_trained: names no run; use eval.py score RUN_FOLDER")
+            return ["score", run, *(word for word in joined[:at] if word != "score"), *rest]
+    return joined
+
+
+def _score(options: argparse.Namespace, others: Sequence[str]) -> int:
+    """Flags of a training, `others`, are accepted where they say what the run says."""
     device, note = pick_device(options.gpu)
     if note:
         print(note, file=sys.stderr)
-    trained = load_trained(options.checkpoint, device, options.data_dir)
+    trained = load_trained(checkpoint_of(options.checkpoint), device, options.data_dir)
+    refuse_contradictions(others, trained.config, "eval.py prints the scores of the run as it was trained")
     console = _console()
     show(console, *score(trained), trained.dataset.class_names)
     return 0

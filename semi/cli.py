@@ -157,6 +157,21 @@ def read_preset(path: str, option_classes: Sequence[type]) -> dict[str, Any]:
     return preset
 
 
+def own_words(argv: Sequence[str], description: str, *option_classes: type) -> tuple[list[str], list[str]]:
+    """The words of a command line that belong to `option_classes`, as `--flag=value`, and the others in their order."""
+    given, others = build_parser(description, *option_classes).parse_known_args(argv)
+    return [f"--{name}={value}" for name, value in vars(given).items()], others
+
+
+def given_values(argv: Sequence[str], options: type) -> tuple[dict[str, Any], list[str]]:
+    """Field name -> value of the flags of `options` on a command line, and the words that are none of them."""
+    namespace, others = build_parser("", options).parse_known_args(argv)
+    hints, own = typing.get_type_hints(options), {spec.name: spec for spec in dataclasses.fields(options)}
+    given = _resolved(vars(namespace), [options])
+    values = {k: convert(k, v, hints[k], own[k].metadata["choices"]) for k, v in given.items() if k in own}
+    return values, others + [f"--{name}" for name in given if name not in own]
+
+
 def parse(argv: Sequence[str] | None, description: str, *option_classes: type[Any]) -> list[Any]:
     """One validated instance of each option class. Raises ConfigError with a one-line message."""
     parser = build_parser(description, *option_classes)

@@ -35,6 +35,11 @@ class Trained:
         )
 
 
+def checkpoint_of(run: Path) -> Path:
+    """The checkpoint of a run: `run` itself, or its `checkpoint.pt` where it is a folder."""
+    return run / "checkpoint.pt" if run.is_dir() else run
+
+
 def load_trained(path: Path, device: torch.device, data_dir: str = "") -> Trained:
     """Read a `checkpoint.pt`; the data set is looked for where the run had it unless `data_dir` is given.
 

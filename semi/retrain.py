@@ -1,13 +1,19 @@
-"""cRT: a trained backbone keeps its features, the head is made anew and learns from balanced batches of labels.
+"""cRT: a trained backbone keeps its weights, the head is made anew and learns alone from the labels.
 
-Kang et al. 2020 (Decoupling representation and classifier for long-tailed recognition), section 4.1: the head is
-re-initialised and trained alone for a few epochs with class-balanced sampling. Kim et al. 2020 add it to DARP.
-Here the features are those of the averaged weights, in evaluation mode: batch norm keeps its statistics.
+Kang et al. 2020 (Decoupling representation and classifier for long-tailed recognition), section 4.1: the classifier is
+re-initialised and trained alone for a few epochs. Kim et al. 2020 add it to DARP. Both recipes start from the averaged
+weights of the run.
+
+- `published`, of DARP's script: labels as they come, mixup, a loss that weighs class k by 1 / N_k, Adam. The network is
+  in train mode, so that batch norm's statistics move, and the averaged weights are scored.
+- `balanced`, of Kang et al.: as many labels of each class, SGD along a cosine, the features in evaluation mode.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,37 +23,65 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from data import DataError, Loader
+from data import Batch, DataError, Loader
 from models import build_model
 from semi import checkpoint, stopping
 from semi.checkpoint import CheckpointError
-from semi.cli import parse
+from semi.cli import own_words, parse
 from semi.config import ConfigError, flag, kinds_of
 from semi.device import pick_device
+from semi.ema import Ema
 from semi.evaluate import confusion, scores
-from semi.load_model import Trained, load_trained
+from semi.load_model import Trained, checkpoint_of, load_trained
+from semi.losses import soft_cross_entropy
 from semi.methods import METHODS
+from semi.mixing import mixup
+from semi.run_flags import refuse_contradictions
 from semi.run_folder import keep_aside
 from semi.split import split_for
 from tracking.base import Fanout, Tracker
 from tracking.local import METRICS_FILE, LocalTracker
 
-MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # Kang et al., appendix
+RECIPES: dict[str, dict[str, float]] = {
+    "published": {"epochs": 20, "val_iteration": 500, "lr": 0.002},
+    "balanced": {"epochs": 10, "val_iteration": 100, "lr": 0.1},
+}
+WINDOWS = (20, 10)  # epochs in the means of a row: that of every run, and the published one of cRT
+MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # of the balanced recipe: Kang et al., appendix
 
 
 @dataclass(frozen=True)
 class RetrainConfig:
     """The head's training; all else is as the checkpoint's run had it, the seed too."""
 
-    checkpoint: str = flag("", "the checkpoint.pt of a finished run")
-    epochs: int = flag(10, "epochs", flags=["epoch"])
-    val_iteration: int = flag(
-        100, "steps an epoch; then evaluation and one row of the log", flags=["val-iteration"]
+    checkpoint: str = flag(
+        "",
+        "the folder of a finished run, or its checkpoint.pt; the first word will do too",
+        flags=["pre_trained"],
     )
-    batch_size: int = flag(64, "labeled images a step, as many of each class", flags=["batch-size"])
-    lr: float = flag(0.1, "first learning rate of SGD; falls to 0 along a cosine", flags=["learning-rate"])
+    recipe: str = flag(
+        "published",
+        "published: natural sampling, mixup, weighted loss, Adam; balanced: class-balanced sampling, SGD",
+        choices=tuple(RECIPES),
+    )
+    epochs: int | None = flag(None, "epochs; None: 20 of published, 10 of balanced", flags=["epoch"])
+    val_iteration: int | None = flag(
+        None,
+        "steps an epoch; then evaluation and one row of the log; None: 500 of published, 100 of balanced",
+        flags=["val-iteration"],
+    )
+    batch_size: int = flag(64, "labeled images a step", flags=["batch-size"])
+    lr: float | None = flag(
+        None,
+        "learning rate; None: 0.002 of published (Adam), 0.1 of balanced (SGD, falls to 0 along a cosine)",
+        flags=["learning-rate"],
+    )
+    mix_alpha: float = flag(0.75, "published: both parameters of mixup's Beta distribution")
+    ema_decay: float = flag(
+        0.999, "published: decay of the averaged weights that are scored", flags=["ema-decay"]
+    )
     gpu: str = flag("0", "number among the visible GPUs; cpu for none")
     data_dir: str = flag("", "folder of the image files; empty: where the run had it", flags=["data-dir"])
     overwrite: bool = flag(False, "retrain again; the old folder is kept beside it")
@@ -55,12 +89,20 @@ class RetrainConfig:
 
     def __post_init__(self) -> None:
         if not self.checkpoint:
-            raise ConfigError("no checkpoint is named; use retrain_head.py RUN_FOLDER/checkpoint.pt")
+            raise ConfigError("no run is named; use retrain_head.py RUN_FOLDER")
+        if self.recipe not in RECIPES:
+            raise ConfigError(f"--recipe {self.recipe}: use one of {', '.join(RECIPES)}")
+        for name, value in RECIPES[self.recipe].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         for name in ("epochs", "val_iteration", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} {getattr(self, name)}: use 1 or more")
-        if not self.lr > 0:
-            raise ConfigError(f"--lr {self.lr}: use a number above 0")
+        for name in ("lr", "mix_alpha"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"--{name} {getattr(self, name)}: use a number above 0")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"--ema-decay {self.ema_decay}: use a value in [0, 1)")
         if self.gpu not in ("", "cpu") and not self.gpu.isdecimal():
             raise ConfigError(f"--gpu {self.gpu}: use the number of one GPU, or cpu")
 
@@ -68,6 +110,7 @@ class RetrainConfig:
 def main(description: str, *option_classes: type, more: Callable[..., Sequence[Tracker]]) -> int:
     """Retrain as the command line says; returns the exit code, 2 for a mistake in it (one line, nothing written).
 
+    Flags of the training itself may stand in it, as in the original's commands; they must say what the run says.
     `more(folder, *options)` gives the trackers that --wandb adds.
     """
     stopping.install()
@@ -75,10 +118,12 @@ def main(description: str, *option_classes: type, more: Callable[..., Sequence[T
     if words and not words[0].startswith("-"):
         words = [f"--checkpoint={words[0]}", *words[1:]]
     try:
-        config, *options = parse(words, description, RetrainConfig, *option_classes)
+        own, of_the_run = own_words(words, description, RetrainConfig, *option_classes)
+        config, *options = parse(own, description, RetrainConfig, *option_classes)
         folder = folder_for(config)
         device, note = pick_device(config.gpu)
-        trained = load_trained(Path(config.checkpoint), device, config.data_dir)
+        trained = load_trained(checkpoint_of(Path(config.checkpoint)), device, config.data_dir)
+        refuse_contradictions(of_the_run, trained.config, f"the head goes to {folder}, all else is the run's")
         for line in filter(None, (note, f"run folder: {folder}")):
             print(line, file=sys.stderr)
         others = more(folder, *options) if config.wandb else ()
@@ -91,9 +136,10 @@ def main(description: str, *option_classes: type, more: Callable[..., Sequence[T
 
 def folder_for(config: RetrainConfig) -> Path:
     """`<run>_crt` beside the run. Raises ConfigError when it holds a retraining that may not be touched."""
-    if not Path(config.checkpoint).is_file():
-        raise ConfigError(f"{config.checkpoint}: no such file; name the checkpoint.pt in a run's folder")
-    run = Path(config.checkpoint).resolve().parent
+    path = checkpoint_of(Path(config.checkpoint))
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; name a run's folder, or the checkpoint.pt in it")
+    run = path.resolve().parent
     folder = run.with_name(f"{run.name}_crt")
     if (folder / METRICS_FILE).exists() and not config.overwrite:
         raise ConfigError(
@@ -110,18 +156,70 @@ def balanced_rows(labels: Tensor) -> Tensor:
     return torch.cat([r.repeat(-(-largest // len(r)))[:largest] for r in rows])
 
 
-def retrain(trained: Trained, config: RetrainConfig, folder: Path, tracker: Tracker) -> None:
-    """Train a new head; one row an epoch to `tracker`, a checkpoint that `eval.py score` reads to `folder`."""
-    torch.manual_seed(trained.config.seed)
-    loader = _balanced_loader(trained, config)
-    model = trained.model
-    fresh = build_model(trained.config.arch, len(trained.dataset.class_names)).head.state_dict()
-    model.head.load_state_dict(fresh)
-    model.head.requires_grad_(True)
+@dataclass
+class HeadTraining:
+    """What the two recipes differ in."""
+
+    loader: Loader
+    optimizer: torch.optim.Optimizer  # of the head alone
+    loss: Callable[[Batch], Tensor]
+    after_step: Callable[[], None]
+    scored: nn.Module  # what is tested and saved
+
+
+def published(trained: Trained, config: RetrainConfig) -> HeadTraining:
+    """Adam on the head, weighted soft cross-entropy of mixed images; batch norm moves, the average is scored."""
+    assert config.lr is not None
+    model = trained.model.train()
+    loader, counts = _loader(trained, config, balanced=False)
+    weights = class_weights(counts).to(trained.device)
+    ema = Ema(model, config.ema_decay)
+
+    def loss(batch: Batch) -> Tensor:
+        labels = F.one_hot(batch.labels_x, len(counts)).float()
+        images, targets = mixup(batch.views_x[0], labels, config.mix_alpha)
+        with torch.no_grad():
+            features = model.backbone(images)
+        return soft_cross_entropy(model.head(features), targets, weights)
+
+    optimizer = torch.optim.Adam(model.head.parameters(), lr=config.lr)
+    return HeadTraining(loader, optimizer, loss, ema.update, ema.model)
+
+
+def balanced(trained: Trained, config: RetrainConfig) -> HeadTraining:
+    """SGD along a cosine on the head, cross-entropy of balanced batches, features in evaluation mode."""
+    assert config.lr is not None
+    assert config.epochs is not None
+    assert config.val_iteration is not None
+    model = trained.model.eval()
+    loader, _ = _loader(trained, config, balanced=True)
+
+    def loss(batch: Batch) -> Tensor:
+        with torch.no_grad():
+            features = model.backbone(batch.views_x[0])
+        return F.cross_entropy(model.head(features), batch.labels_x)
+
     optimizer = torch.optim.SGD(
         model.head.parameters(), lr=config.lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs * config.val_iteration)
+    return HeadTraining(loader, optimizer, loss, schedule.step, model)
+
+
+def class_weights(counts: Sequence[int]) -> Tensor:
+    """Weights [K] float32 in the proportion 1 / N_k for the label counts N_k; they sum to K."""
+    inverse = 1 / torch.tensor(counts, dtype=torch.float64)
+    return (inverse / inverse.sum() * len(counts)).float()
+
+
+def retrain(trained: Trained, config: RetrainConfig, folder: Path, tracker: Tracker) -> None:
+    """Train a new head; one row an epoch to `tracker`, a checkpoint that `eval.py score` reads to `folder`."""
+    assert config.epochs is not None
+    torch.manual_seed(trained.config.seed)
+    fresh = build_model(trained.config.arch, len(trained.dataset.class_names)).head.state_dict()
+    trained.model.head.load_state_dict(fresh)
+    trained.model.head.requires_grad_(True)
+    training = {"published": published, "balanced": balanced}[config.recipe](trained, config)
     images, labels = trained.test_set()
     if config.overwrite:
         keep_aside(folder)
@@ -129,27 +227,31 @@ def retrain(trained: Trained, config: RetrainConfig, folder: Path, tracker: Trac
     tracker.start(describe(trained, config) | {"run_name": folder.name}, {}, 0)
     try:
         for epoch in range(config.epochs):
-            begin, lr = time.perf_counter(), optimizer.param_groups[0]["lr"]
-            loss = torch.zeros((), device=trained.device)
-            for _ in range(config.val_iteration):
-                batch = loader.next()
-                with torch.no_grad():
-                    features = model.backbone(batch.views_x[0])
-                step_loss = F.cross_entropy(model.head(features), batch.labels_x)
-                optimizer.zero_grad(set_to_none=True)
-                step_loss.backward()
-                optimizer.step()
-                schedule.step()
-                loss += step_loss.detach()
-            counts, test_loss = confusion(model, images, labels)
+            begin, lr = time.perf_counter(), training.optimizer.param_groups[0]["lr"]
+            loss = train_epoch(training, config)
+            counts, test_loss = confusion(training.scored, images, labels)
             recent.append(scores(counts))
-            row = _row(epoch, lr, float(loss) / config.val_iteration, recent, test_loss)
+            row = _row(epoch, lr, loss, recent, test_loss)
             tracker.log(row | {"time/epoch": time.perf_counter() - begin})
             print(f"epoch {epoch}/{config.epochs - 1}  " + say(row), file=sys.stderr)
-        checkpoint.save(folder / "checkpoint.pt", _state(trained, config))
+        checkpoint.save(folder / "checkpoint.pt", _state(trained, config, training.scored))
         exit_code = 0
     finally:
         tracker.finish(exit_code)
+
+
+def train_epoch(training: HeadTraining, config: RetrainConfig) -> float:
+    """`val_iteration` steps; the mean loss."""
+    assert config.val_iteration is not None
+    total = torch.zeros((), device=training.loader.device)
+    for _ in range(config.val_iteration):
+        loss = training.loss(training.loader.next())
+        training.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        training.optimizer.step()
+        training.after_step()
+        total += loss.detach()
+    return float(total) / config.val_iteration
 
 
 def say(row: Mapping[str, float]) -> str:
@@ -161,11 +263,13 @@ def describe(trained: Trained, config: RetrainConfig) -> dict[str, Any]:
     run = trained.config
     return {
         **dataclasses.asdict(run),
-        "field_kinds": kinds_of(run) | {"head": ["head", "head_val_iteration", "head_batch_size", "head_lr"]},
+        "field_kinds": kinds_of(run)
+        | {"head": ["head", "head_recipe", "head_val_iteration", "head_batch_size", "head_lr"]},
         "lambda_u": run.unlabeled_weight,
         "head": "crt",
         "checkpoint": str(trained.path),
         "backbone_epochs": trained.epoch + 1,
+        "head_recipe": config.recipe,
         "epochs": config.epochs,
         "head_val_iteration": config.val_iteration,
         "head_batch_size": config.batch_size,
@@ -176,11 +280,14 @@ def describe(trained: Trained, config: RetrainConfig) -> dict[str, Any]:
     }
 
 
-def _balanced_loader(trained: Trained, config: RetrainConfig) -> Loader:
+def _loader(trained: Trained, config: RetrainConfig, *, balanced: bool) -> tuple[Loader, list[int]]:
+    """Batches of the run's labeled images, and how many of each class there are."""
     run, data = trained.config, trained.dataset
     split = split_for(run, data, include_labeled=METHODS[run.semi_method].unlabeled_includes_labeled)
-    rows = split.index_x[balanced_rows(data.train_labels[split.index_x])]
-    return Loader(
+    rows = split.index_x
+    if balanced:
+        rows = rows[balanced_rows(data.train_labels[rows])]
+    loader = Loader(
         data.train_images[rows],
         data.train_labels[rows],
         data.train_images[:1],  # no view of it is made
@@ -193,6 +300,7 @@ def _balanced_loader(trained: Trained, config: RetrainConfig) -> Loader:
         device=trained.device,
         seed=run.seed,
     )
+    return loader, split.counts_x
 
 
 def _row(
@@ -206,16 +314,16 @@ def _row(
         "test/loss": test_loss,
     }
     row |= {f"test/{name}": value for name, value in recent[-1].items()}
-    for name in ("bacc", "gm"):
-        window = [scored[name] for scored in recent[-20:]]
-        row[f"last20/{name}"] = sum(window) / len(window)
+    for name, epochs in itertools.product(("bacc", "gm"), WINDOWS):
+        window = [scored[name] for scored in recent[-epochs:]]
+        row[f"last{epochs}/{name}"] = sum(window) / len(window)
     return row | {"best/bacc": max(scored["bacc"] for scored in recent)}
 
 
-def _state(trained: Trained, config: RetrainConfig) -> dict[str, Any]:
+def _state(trained: Trained, config: RetrainConfig, scored: nn.Module) -> dict[str, Any]:
     return {
         "config": dataclasses.asdict(trained.config),
-        "ema": trained.model.state_dict(),
+        "ema": scored.state_dict(),
         "epoch": trained.epoch,
         "head": dataclasses.asdict(config),
     }

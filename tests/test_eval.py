@@ -59,6 +59,52 @@ def test_a_checkpoint_scores_what_its_last_row_says(run, capsys):
         assert f"{last[f'test/recall/{k}']:.3f}" in said
 
 
+def test_a_run_is_scored_by_its_folder_and_by_the_originals_command(run, capsys):
+    assert program.main(["score", str(run / "checkpoint.pt"), "--gpu", "cpu"]) == 0
+    said = capsys.readouterr().out
+    agreeing = ["--dataset", "digits", "--num_max=3", "--val-iteration", "4", "--gpu", "cpu"]
+    for words in (
+        ["score", str(run), "--gpu", "cpu"],
+        ["--pre_trained", str(run), *agreeing],
+        [*agreeing, f"--pre_trained={run / 'checkpoint.pt'}"],
+    ):
+        assert program.main(words) == 0
+        assert capsys.readouterr().out == said
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["--pre_trained"], "--pre_trained: names no run; use eval.py score RUN_FOLDER"),
+        (
+            ["--pre_trained", "RUN", "--dataset", "cifar10"],
+            "--dataset cifar10: the run was trained with digits",
+        ),
+        (
+            ["--pre_trained", "RUN", "--out", "x"],
+            "--out x: not used here, leave it out; eval.py prints the scores",
+        ),
+        (["--pre_trained", "RUN", "--foo", "x"], "unknown argument --foo"),
+        (["score", "RUN/nothing"], "RUN/nothing: no such file; use a run's checkpoint.pt"),
+        (["summary", "RUN", "--foo"], "unknown argument --foo; see eval.py summary --help"),
+    ],
+)
+def test_what_cannot_be_scored_as_asked_is_answered_in_one_line(run, capsys, words, answer):
+    words = [word.replace("RUN", str(run)) for word in words]
+    assert program.main([*words, *(["--gpu", "cpu"] if "RUN" in answer else [])]) == 2
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1].startswith("eval.py: " + answer.replace("RUN/", f"{run}/"))
+    assert said.out == ""
+
+
+def test_the_summary_of_a_retrained_head_is_the_mean_of_its_last_10_epochs(tmp_path):
+    write_run(tmp_path / "runs" / "a", 0, [0.0] * 10 + [0.5] * 10, head="crt")
+    table = tmp_path / "t.csv"
+    assert program.main(["summary", str(tmp_path / "runs"), "--csv", str(table)]) == 0
+    (row,) = csv.DictReader(table.open())
+    assert float(row["bACC"]) == pytest.approx(50)
+
+
 def test_a_confusion_matrix_shows_true_classes_in_rows(capsys):
     counts = torch.tensor([[5, 2], [0, 4]])
     show(program._console(), counts, scores(counts), ["cat", "[dog]"])

@@ -19,6 +19,7 @@ ROW: dict[str, str] = {
     "test/{acc,bacc,gm,many,medium,few,loss}": "averaged weights: accuracy, mean recall, geometric mean, thirds",
     "test/recall/<class>": "recall of each class on the test set",
     "last20/{bacc,gm}": "mean of the last 20 epochs (the paper's figure)",
+    "last10/{bacc,gm}": "mean of the last 10 epochs, of a retrained head alone (the published figure of cRT)",
     "best/bacc": "largest test/bacc so far",
     "pseudo/{orig,refined}/<class>": f"{_SHARES} the raw and the refined pseudo-labels: mean probability, sums to 1",
     "pseudo/{target,true}/<class>": f"{_SHARES} the refinement's target and the true labels of the unlabeled set",

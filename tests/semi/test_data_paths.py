@@ -96,7 +96,7 @@ def test_a_run_without_true_classes_logs_no_figure_that_needs_them(tmp_path, stl
             "dataset": "stl10",
             "data_dir": str(stl10),
             "out": str(tmp_path / "out"),
-            "darp": True,
+            "refine": "darp",
             "epochs": 2,
         }
     )
