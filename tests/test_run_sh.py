@@ -97,12 +97,61 @@ def test_every_experiment_can_start(commands, name):
     if match := re.search(r"_(mix|remix|fix)_(\d+)(?:_u(\d+))?", name):
         method, gamma, gamma_u = match.groups()
         assert (config.semi_method, config.imb_ratio_l) == (method, float(gamma))
-        if config.dataset != "stl10":
+        if config.dataset != "stl10":  # whose unlabeled images have no known classes
             assert config.imb_ratio_u == float(gamma_u or gamma)
             assert config.est is (config.refine == "darp" and gamma_u is not None)
     assert [words[0] for words in more] == (
         ["train_with_wandb.py", "retrain_head.py"] if name.endswith("_crt") else []
     )
+
+
+CIFAR10 = {"dataset": "cifar10", "num_max": 1500, "ratio": 2, "warm": 200, "alpha": 2, "num_iter": 10, "iter_T": 10,
+           "epochs": 500, "val_iteration": 500, "solver": "exact"}  # fmt: skip
+CIFAR100 = CIFAR10 | {"dataset": "cifar100", "semi_method": "mix", "num_max": 300, "ratio": 0.5, "imb_ratio_l": 20,
+                      "imb_ratio_u": 20, "num_iter": 100, "iter_T": 20, "est": False}  # fmt: skip
+STL = CIFAR100 | {"dataset": "stl10", "num_max": 450, "ratio": 2, "imb_ratio_u": 1}
+PUBLISHED = {
+    f"cifar10_{method}_{gamma}{darp}": CIFAR10
+    | {"semi_method": method, "imb_ratio_l": gamma, "imb_ratio_u": gamma, "est": False}
+    for method in ("mix", "remix", "fix")
+    for gamma in (100, 150)
+    for darp in ("", "_darp")
+}
+PUBLISHED |= {
+    f"cifar10_fix_100_u{gamma_u}_darp": CIFAR10
+    | {"semi_method": "fix", "imb_ratio_l": 100, "imb_ratio_u": gamma_u, "est": True}
+    for gamma_u in (1, 50, 150)
+}
+PUBLISHED |= {"cifar100_mix_20": CIFAR100, "cifar100_mix_20_darp": CIFAR100}
+PUBLISHED |= {"stl10_mix_20": STL, "stl10_mix_20_darp": STL | {"est": True}}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_experiment_has_the_published_settings(commands, name):
+    config = check_training(commands(name)[0])
+    wanted = PUBLISHED[name] | {"refine": "darp" if name.endswith("_darp") else "none"}
+    assert {field: getattr(config, field) for field in wanted} == wanted
+
+
+@pytest.mark.parametrize("gamma", [20, 50, 100])
+def test_the_protocol_of_cossl_has_a_name_of_its_own(commands, gamma):
+    config = check_training(commands(f"cossl_cifar100_fix_{gamma}_darp")[0])
+    assert (config.dataset, config.semi_method, config.num_max, config.ratio) == ("cifar100", "fix", 150, 2)
+    assert (config.imb_ratio_l, config.imb_ratio_u) == (gamma, gamma)
+
+
+def test_a_figure_to_expect_names_whose_table_it_is():
+    figure = re.compile(r"\d\d\.\d")
+    for name, _, _, _, expect in TABLE:
+        if figure.search(expect):
+            whose = "believed to be CoSSL's table: " if name.startswith("cossl_") else "paper: "
+            assert expect.startswith(whose), name
+    for preset in (ROOT / "configs").glob("*.yaml"):
+        comments = " ".join(line for line in preset.read_text().splitlines() if line.startswith("#"))
+        if figure.search(comments):
+            assert "CoSSL" in comments if preset.name.startswith("cossl_") else "paper" in comments, (
+                preset.name
+            )
 
 
 def test_the_published_counts_at_imbalance_100(commands):
@@ -139,7 +188,7 @@ def test_the_evidence_comes_with_its_table(commands):
 
 def test_a_dry_run_works_without_the_image_files(tmp_path):
     done = run_sh(
-        "cifar100_fix_20",
+        "cossl_cifar100_fix_20",
         "--dry-run",
         f"--data-dir={tmp_path}",
         "--gpu=cpu",
