@@ -53,13 +53,24 @@ class Dataset:
 
     def images_at(self, index: Tensor) -> Tensor:
         """uint8 [n, 3, 32, 32] at `index` [n], which counts the training images and then the extra unlabeled ones."""
-        if self.extra_unlabeled_images is None:
-            return self.train_images[index]
-        own = index < len(self.train_images)
-        out = self.train_images.new_empty(len(index), *self.train_images.shape[1:])
-        out[own] = self.train_images[index[own]]
-        out[~own] = self.extra_unlabeled_images[index[~own] - len(self.train_images)]
-        return out
+        return _at(self.train_images, self.extra_unlabeled_images, index)
+
+    def full_size_at(self, index: Tensor) -> Tensor | None:
+        """The same images before they were resized, uint8 [n, 3, H, W]; None where they were not kept."""
+        if self.train_full_size is None:
+            return None
+        return _at(self.train_full_size, self.extra_full_size, index)
+
+
+def _at(own: Tensor, extra: Tensor | None, index: Tensor) -> Tensor:
+    """Rows `index` of `own` followed by `extra`, without a copy of all of both."""
+    if extra is None:
+        return own[index]
+    is_own = index < len(own)
+    out = own.new_empty(len(index), *own.shape[1:])
+    out[is_own] = own[index[is_own]]
+    out[~is_own] = extra[index[~is_own] - len(own)]
+    return out
 
 
 def load_dataset(

@@ -8,11 +8,13 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR100, STL10
 
-from data import long_tail_counts
+from data import load_dataset, long_tail_counts
+from data.datasets import shrink
 from semi.cli import parse
 from semi.commands import dry_dataset
 from semi.config import Config
 from semi.job import build_job, describe
+from semi.split import split_for
 from tests.data.published_formats import cifar_files, publish, stl10_files, write
 from tests.semi.runs import TINY, train
 
@@ -129,6 +131,17 @@ def test_stl10s_unlabeled_set_holds_the_labeled_images_under_fixmatch_alone(stl1
     plain = build_job(parse([*flags.replace("--est ", "").split(), "fix"], "test", Config)[0], CPU)
     shares = torch.tensor(plain.split.counts_x).double() / sum(plain.split.counts_x)
     assert plain.target_counts == pytest.approx((shares * len(plain.split.index_u)).tolist())
+
+
+def test_the_images_before_and_after_resizing_are_taken_by_one_index(stl10):
+    dataset = load_dataset("stl10", stl10, full_size=True)
+    config = Config(dataset="stl10", num_max=3, imb_ratio_l=1)
+    index = split_for(config, dataset, include_labeled=True).index_u
+    full = dataset.full_size_at(index)
+    assert full is not None
+    assert full.shape == (100, 3, 96, 96)
+    assert torch.equal(shrink(full.numpy()), dataset.images_at(index))
+    assert load_dataset("stl10", stl10).full_size_at(index) is None
 
 
 @pytest.mark.parametrize(
