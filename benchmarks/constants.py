@@ -10,9 +10,9 @@ and warm (3 % of its rows have changed since the last solve).
 
 Readings are passes over the table and products of conjugate gradients, in percent of those as it is, over the fixed
 instances cold and warm and over the random ones; "most" is the fixed instance whose readings change most. They are the
-same in every run. Time is the ratio of all refreshes, the two variants in turn, the shortest of REPEATS times of each;
-a tenth is noise. "lost" is the number of refreshes that do not converge, less that number as it is. A line that says
-"the same" had the same readings everywhere.
+same in every run. Time is the ratio over the fixed instances, the two variants in turn, the shortest of REPEATS times
+of each; a tenth is noise. "lost" is the number of refreshes that do not converge, minus that number as it is. A line
+that says "the same" had the same readings everywhere.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -45,16 +46,14 @@ HALF_AND_TWICE = (0.5, 2.0)
 
 # In a compiled module the value is part of the machine code: a variant is compiled from a changed copy of its source.
 CONSTANTS: dict[str, tuple[str, ...]] = {
-    "darp.solver": (
-        "COARSE_ROWS", "COARSE_STRIDE", "COARSE_CLASSES", "COARSE_SHARE", "COARSE_TOL", "COARSE_PASSES",
-        "ROUGH_TOL", "ROUGH_PASSES",
-    ),
+    "darp.solver": ("COARSE_ROWS", "COARSE_STRIDE", "COARSE_SHARE", "COARSE_TOL", "ROUGH_TOL", "ROUGH_PASSES"),
     "darp.engine.newton": (
-        "GROWTH", "FIRST_EXPONENT", "PATIENCE", "PATIENCE_NEAR", "NEAR", "FIRST_DAMPING", "LEAST_DAMPING",
-        "FAR_DAMPING", "ROUGH_EXPONENT", "MOST_DAMPING", "FLAT_SLOPE", "CG_TOL", "SMOOTH", "FALL", "TRUST",
+        "GROWTH", "FIRST_EXPONENT", "PATIENCE", "PATIENCE_NEAR", "NEAR", "PROGRESS", "LAST_STEP", "FIRST_DAMPING",
+        "FAIL_DAMPING", "SUCCEED_DAMPING", "AS_PROMISED", "LEAST_DAMPING", "ROUGH_EXPONENT", "CG_TOL", "FALL", "TRUST",
     ),
-    "darp.engine.curvature": ("UNDERFLOW", "JITTER", "ATTEMPTS", "REACH", "MOST_PRODUCTS"),
+    "darp.engine.curvature": ("REACH",),
     "darp.engine.cpu": ("CHUNK_ELEMENTS", "MAX_CHUNKS", "WIDE_CLASSES"),
+    "darp.engine.passes": ("tile_rows",),
     "darp.engine.passes_wide": ("FLUSH", "NEGLIGIBLE"),
     "darp.engine.select": ("BLOCK_ROWS",),
     "darp.noise": ("MOST_CANDIDATES", "PADDING"),
@@ -185,11 +184,6 @@ def outcome(instance: Instance, duals: Tensor) -> Outcome:
 
 
 @contextmanager
-def as_it_is() -> Iterator[None]:
-    yield
-
-
-@contextmanager
 def changed_to(module_name: str, name: str, value: Any, variant: ModuleType | None) -> Iterator[None]:
     """The constant set to `value`; `variant` stands in for a module whose machine code holds it."""
     module = importlib.import_module(module_name)
@@ -237,23 +231,27 @@ class Trial:
         self.num_fixed = len(self.instances)
         self.instances += [random_instance(seed) for seed in range(FUZZ_QUICK if quick else FUZZ)]
         self.duals = [i.refresh(i.before, None).duals for i in self.instances]
+        self.base = [outcome(i, d) for i, d in zip(self.instances, self.duals, strict=True)]
 
-    def compare(self, variant: Callable[[], Any]) -> str:
-        base, other = [], []
-        for instance, duals in zip(self.instances, self.duals, strict=True):
-            both: list[list[Outcome]] = [[], []]
-            for _ in range(REPEATS):
-                for side, context in enumerate((as_it_is, variant)):
-                    with context():
-                        both[side].append(outcome(instance, duals))
-            for outcomes, kept in zip(both, (base, other), strict=True):
-                outcomes[0].seconds = min(o.seconds for o in outcomes)
-                kept.append(outcomes[0])
-        return self._line(base, other)
+    def compare(self, variant: Callable[[], AbstractContextManager[None]]) -> str:
+        """The columns of a variant. The fixed instances are timed in turn with the solver as it is."""
+        found: list[Outcome] = []
+        base_s = other_s = 0.0
+        for i, (instance, duals) in enumerate(zip(self.instances, self.duals, strict=True)):
+            fixed, as_is_s, changed_s = i < self.num_fixed, [], []
+            for _ in range(REPEATS if fixed else 1):
+                if fixed:
+                    as_is_s.append(outcome(instance, duals).seconds)
+                with variant():
+                    result = outcome(instance, duals)
+                changed_s.append(result.seconds)
+            found.append(result)
+            if fixed:
+                base_s, other_s = base_s + min(as_is_s), other_s + min(changed_s)
+        return self._line(self.base, found, other_s / base_s)
 
-    def _line(self, base: list[Outcome], other: list[Outcome]) -> str:
+    def _line(self, base: list[Outcome], other: list[Outcome], seconds: float) -> str:
         fixed, fuzz = slice(self.num_fixed), slice(self.num_fixed, None)
-        seconds = sum(o.seconds for o in other) / sum(o.seconds for o in base)
         lost = sum(o.lost for o in other) - sum(o.lost for o in base)
         if [(o.cold, o.warm) for o in base] == [(o.cold, o.warm) for o in other]:
             return f"the same | | | | {seconds:.2f} | {lost:+d}"
@@ -277,17 +275,18 @@ class Trial:
 
     def totals(self) -> str:
         """Readings and refreshes that do not converge, as it is."""
-        found = [outcome(i, d) for i, d in zip(self.instances, self.duals, strict=True)]
-        split = zip(self.instances[: self.num_fixed], found[: self.num_fixed], strict=True)
+        split = zip(self.instances[: self.num_fixed], self.base[: self.num_fixed], strict=True)
         fixed = ", ".join(f"{i.name} {o.cold}/{o.warm}" for i, o in split)
-        fuzz = found[self.num_fixed :]
+        fuzz = self.base[self.num_fixed :]
         both = f"{sum(o.cold for o in fuzz)}/{sum(o.warm for o in fuzz)}"
-        lost = sum(o.lost for o in found)
+        lost = sum(o.lost for o in self.base)
         return f"Readings cold/warm as it is: {fixed}, all {len(fuzz)} random ones {both}; lost {lost}."
 
 
-def scaled(value: float, factor: float) -> float:
-    """`value` times the factor, whole where it is whole."""
+def scaled(value: Any, factor: float) -> Any:
+    """`value` times the factor, whole where it is whole; of a rule, what it gives times the factor."""
+    if callable(value):
+        return lambda classes: scaled(value(classes), factor)
     return max(1, round(value * factor)) if isinstance(value, int) else value * factor
 
 
@@ -314,14 +313,15 @@ def main() -> None:
             value = getattr(importlib.import_module(module_name), name)
             for factor in HALF_AND_TWICE:
                 new = scaled(value, factor)
-                variant = (
+                copy = (
                     compiled_variant(module_name, name, new, Path(folder))
                     if module_name in COMPILED
                     else None
                 )
-                line = trial.compare(lambda m=module_name, n=name, v=new, c=variant: changed_to(m, n, v, c))
-                label = f"`{name}` | {value:g}" if factor < 1 else " | "
-                print(f"| {label} | {new:g} | {line} |", flush=True)
+                line = trial.compare(partial(changed_to, module_name, name, new, copy))
+                shown = ["a rule", f"{factor:g} x"] if callable(value) else [f"{value:g}", f"{new:g}"]
+                label = f"`{name}` | {shown[0]}" if factor < 1 else " | "
+                print(f"| {label} | {shown[1]} | {line} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -48,12 +48,10 @@ from darp.engine.table import Table, total
 
 COARSE_ROWS = 1 << 15  # from here on a cold solve first looks at a sample of the rows
 COARSE_STRIDE = 16
-COARSE_CLASSES = 32  # with few classes only: the sample must show each of them
-COARSE_SHARE = 30.0  # rows of the sample that the smallest class is due
+COARSE_SHARE = 100.0  # rows of the sample that the smallest class is due
 COARSE_TOL = 1e-3
 ROUGH_TOL = 5e-7  # passes in float32 are of no use for less
 ROUGH_PASSES = 30  # what takes longer may need the digits
-COARSE_PASSES = 16  # over the sample: what one pass over the table costs
 SUM_ROUNDING = 1e-6  # relative error of sum(target_counts) that float32 counts explain
 
 
@@ -196,12 +194,12 @@ def _coarse_start(
     """Duals of a sample, every COARSE_STRIDE-th row of the whole table, and the passes that it cost."""
     zero = np.zeros_like(counts)
     due = counts[counts > 0].min() / COARSE_STRIDE
-    if num_rows < COARSE_ROWS or len(counts) > COARSE_CLASSES or due < COARSE_SHARE:
+    if num_rows < COARSE_ROWS or due < COARSE_SHARE:
         return zero, 0.0
     sample = probs[-offset % COARSE_STRIDE :: COARSE_STRIDE].contiguous()
     rows, _ = _rows_of_all(sample, group)
     dual = Dual(_table(sample, torch.empty_like(sample), group), counts * (rows / num_rows), rows, rough)
-    point, _ = descend(dual, dual.measure(zero), COARSE_TOL, COARSE_PASSES, write=False)
+    point, _ = descend(dual, dual.measure(zero), COARSE_TOL, COARSE_STRIDE, write=False)
     return point.duals, dual.passes * rows / num_rows
 
 

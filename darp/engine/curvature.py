@@ -16,10 +16,8 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-UNDERFLOW = 1e-290
-JITTER = 1e-13  # added to the unit diagonal of the scaled Hessian, and a thousand times more where that fails
-ATTEMPTS = 4
-MOST_PRODUCTS = 200
+UNDERFLOW = float(np.finfo(np.float64).tiny)  # its inverse is still finite
+EPSILON = float(np.finfo(np.float64).eps)
 REACH = 1.0  # log of the factor, beyond the wanted one, by which a step may change one of many sums
 
 
@@ -40,6 +38,14 @@ class Curvature(Protocol):
         """
 
 
+def least_shift(num_classes: int) -> float:
+    """Of the unit diagonal of a scaled Hessian: what its rounding may leave below zero (Higham 2002, theorem 10.7).
+
+    Where a factorisation fails all the same, the step is zero and the caller tries one with damping.
+    """
+    return num_classes * EPSILON
+
+
 class DenseCurvature:
     """The K x K coupling on the host."""
 
@@ -57,15 +63,10 @@ class DenseCurvature:
 
     def solve(self, rhs: np.ndarray, damping: float, tol: float) -> np.ndarray:
         """d [K] with (H + damping diag(H)) d = rhs; exact, so `tol` is not used. Zero where that fails."""
-        jitter = max(JITTER, damping)
-        for _ in range(ATTEMPTS):
-            self.diagonal[:] = self.unshifted + jitter
-            _, scaled, failed = scipy.linalg.lapack.dposv(self.matrix, self.scale * rhs, lower=1)
-            if not failed:
-                found: np.ndarray = self.scale * scaled
-                return found
-            jitter *= 1e3
-        return np.zeros_like(rhs)
+        self.diagonal[:] = self.unshifted + max(least_shift(len(rhs)), damping)
+        _, scaled, failed = scipy.linalg.lapack.dposv(self.matrix, self.scale * rhs, lower=1)
+        found: np.ndarray = np.zeros_like(rhs) if failed else self.scale * scaled
+        return found
 
     def within_reach(self, move: np.ndarray, sums: np.ndarray, log_ratio: np.ndarray) -> np.ndarray:
         return move
@@ -88,16 +89,10 @@ class DeviceCurvature:
     def solve(self, rhs: np.ndarray, damping: float, tol: float) -> np.ndarray:
         """d [K] with (H + damping diag(H)) d = rhs; exact, so `tol` is not used. Zero where that fails."""
         scaled = (self.scale * torch.from_numpy(rhs).to(self.scale.device))[:, None]
-        jitter = max(JITTER, damping)
-        for _ in range(ATTEMPTS):
-            factor, failed = torch.linalg.cholesky_ex(
-                self.matrix + torch.diag_embed(self.scale * 0 + 1 + jitter)
-            )
-            found: np.ndarray = (self.scale * torch.cholesky_solve(scaled, factor)[:, 0]).cpu().numpy()
-            if not int(failed):
-                return found
-            jitter *= 1e3
-        return np.zeros_like(rhs)
+        shift = 1 + max(least_shift(len(rhs)), damping)
+        factor, failed = torch.linalg.cholesky_ex(self.matrix + torch.diag_embed(self.scale * 0 + shift))
+        found: np.ndarray = (self.scale * torch.cholesky_solve(scaled, factor)[:, 0]).cpu().numpy()
+        return np.zeros_like(rhs) if int(failed) else found
 
     def within_reach(self, move: np.ndarray, sums: np.ndarray, log_ratio: np.ndarray) -> np.ndarray:
         return move
@@ -128,7 +123,7 @@ class ProductCurvature:
         preconditioned = left / degree
         direction = preconditioned.copy()
         size = first = float(left @ preconditioned)
-        for _ in range(MOST_PRODUCTS):
+        for _ in rhs:  # without rounding, so many steps are exact
             if not size > tol * tol * first:
                 break
             image = self._apply(direction) + damping * self.degree * direction

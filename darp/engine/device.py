@@ -16,7 +16,6 @@ from darp.engine.curvature import Curvature, DenseCurvature, DeviceCurvature
 from darp.engine.table import total, total_of_pass
 
 CHUNK_ELEMENTS = 1 << 24  # 128 MiB of float64 on an accelerator, where small chunks would starve it
-HOST_CHUNK_ELEMENTS = 1 << 20
 HOST_CLASSES = 256  # an accelerator solves larger systems faster itself
 
 
@@ -29,8 +28,7 @@ class DeviceTable:
         self.probs, self.refined, self.group = probs, refined, group
         self.num_classes = probs.shape[1]
         self.device = probs.device
-        elements = HOST_CHUNK_ELEMENTS if probs.device.type == "cpu" else CHUNK_ELEMENTS
-        self.chunk = max(1, elements // self.num_classes)
+        self.chunk = max(1, CHUNK_ELEMENTS // self.num_classes)
         self.entropy_known = False
         self.bad_rows = torch.zeros((), dtype=torch.int64, device=probs.device)
 

@@ -14,7 +14,7 @@ from numba.core import event
 LINE = "darp: compiling the solver's passes, once (about 10 s); from then on they come from a cache on disk"
 
 
-class _Listener(event.Listener):  # type: ignore[misc]  # Numba has no annotations
+class _Listener(event.Listener):
     said = False
 
     def on_start(self, event: Any) -> None:

@@ -9,23 +9,27 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from darp.engine.curvature import UNDERFLOW, Curvature
+from darp.engine.curvature import EPSILON, UNDERFLOW, Curvature
 from darp.engine.table import Table
 
 GROWTH = 10.0  # factor by which one step may widen the spread of the duals
-FIRST_EXPONENT = 3.0  # the spread that the first step may reach, in units of 1 / mean entropy
+FIRST_EXPONENT = 6.0  # the spread that the first step may reach, in units of 1 / mean entropy
 PATIENCE = 60  # passes without a better residual, far from the solution
 PATIENCE_NEAR = 6  # the same below NEAR, where only rounding can be in the way
 NEAR = 1e-4
+PROGRESS = 0.9  # a residual is better if it is below this share of the best
+LAST_STEP = 4.0
 FIRST_DAMPING = 2.0  # of the diagonal, once a step has failed
+FAIL_DAMPING = 8.0
+SUCCEED_DAMPING = 4.0
+AS_PROMISED = 1.6
 LEAST_DAMPING = 1e-3  # below it, none
-FAR_DAMPING = 100.0
-ROUGH_EXPONENT = 60.0  # largest exponent in float32: what the passes multiply stays above the smallest number
-MOST_DAMPING = 1e12  # no step helps any more
-FLAT_SLOPE = 0.5  # a step is good if the slope along it ends below this share of the first one
+ROUGH_EXPONENT = (
+    69.0  # largest exponent in float32: exp(-69) is TINY_32 of the passes, below which a row is redone
+)
+MOST_DAMPING = 1 / EPSILON  # no step helps any more
 CG_TOL = 0.03  # of conjugate gradients, times the error that is left
-SMOOTH = 0.1  # error below which that is safe; f itself may be lost to rounding there
-FALL = 1e-3  # or if f falls by this share of what the slope promises
+FALL = 1e-4  # or if f falls by this share of what the slope promises
 TRUST = 3.0  # a step for the logarithms may bend f by this multiple of its slope, times the error
 
 
@@ -156,7 +160,7 @@ class Progress:
 
     def stalled(self, residual: float, passes: int) -> bool:
         """Whether nothing has improved for longer than a hard instance needs."""
-        if residual < 0.9 * self.best:
+        if residual < PROGRESS * self.best:
             self.best, self.found_at = residual, passes
         return passes - self.found_at > (PATIENCE_NEAR if self.best < NEAR else PATIENCE)
 
@@ -181,9 +185,9 @@ def _descend(dual: Dual, point: Point, tol: float, max_passes: int, write: bool)
         if progress.stalled(point.residual, dual.passes) or damping.value > MOST_DAMPING:
             break
         if not step.slope < 0:
-            damping.fail(steep=False)
+            damping.fail()
             continue
-        last = write and damping.value == 0 and 4 * rate * point.error**2 < tol
+        last = write and damping.value == 0 and LAST_STEP * rate * point.error**2 < tol
         if last:
             written = dual.write(step.duals)
             if written.residual <= tol or dual.passes >= max_passes:
@@ -192,15 +196,12 @@ def _descend(dual: Dual, point: Point, tol: float, max_passes: int, write: bool)
         if last and trial.residual <= tol:  # only rounding to the table's type keeps the residual above tol
             return trial, False
         slope = float((dual.counts - trial.sums) @ step.move) / -step.slope
-        if (
-            slope <= (FLAT_SLOPE if point.error < SMOOTH else 0.0)
-            or trial.value < point.value + FALL * step.slope
-        ):
+        if slope <= 0 or trial.value < point.value + FALL * step.slope:
             rate = trial.error / point.error**2 if damping.value == 0 else 1.0
-            damping.succeed(slope, bend=-step.slope * (slope + 1) / max(step.bend, UNDERFLOW))
+            damping.succeed(bend=-step.slope * (slope + 1) / max(step.bend, UNDERFLOW))
             point = trial
         else:
-            damping.fail(steep=slope > 5)
+            damping.fail()
             assert point.curvature is not None
             if not point.curvature.lasting and dual.passes < max_passes:
                 point = dual.measure(point.duals)
@@ -211,30 +212,17 @@ def _descend(dual: Dual, point: Point, tol: float, max_passes: int, write: bool)
 
 @dataclass
 class Damping:
-    """How much of its diagonal is added to the Hessian. Far from 1, failures or successes in a row change it faster."""
+    """How much of its diagonal is added to the Hessian (Marquardt 1963, section III)."""
 
     value: float = 0.0
-    in_a_row: int = 0  # successes, or failures as a negative number
 
-    def _haste(self) -> float:
-        return 2.0 ** max(0, abs(self.in_a_row) - 2) if self.value > FAR_DAMPING else 1.0
+    def fail(self) -> None:
+        """More damping after a step that was too long."""
+        self.value = max(FAIL_DAMPING * self.value, FIRST_DAMPING)
 
-    def fail(self, *, steep: bool) -> None:
-        """More damping after a step that was too long, much more if f was steep at its end."""
-        self.in_a_row = min(self.in_a_row, 0) - 1
-        self.value = max((16 if steep else 4) * self._haste() * self.value, FIRST_DAMPING)
-
-    def succeed(self, slope: float, bend: float) -> None:
-        """Less damping after a good step: much less where it was short of the minimum or bent as promised.
-
-        `slope` at the end of the step is in units of the one at its start, `bend` in units of the promised one.
-        """
-        self.in_a_row = max(self.in_a_row, 0) + 1
-        if bend < 1.3 or slope < -0.5:
-            self.value /= 5 * self._haste()
-        elif slope < -0.15:
-            self.value /= 4
-        elif slope < FLAT_SLOPE:
-            self.value /= 2
+    def succeed(self, bend: float) -> None:
+        """Less damping after a step along which f bent as promised; `bend` is in units of that."""
+        if bend < AS_PROMISED:
+            self.value /= SUCCEED_DAMPING
         if self.value < LEAST_DAMPING:
             self.value = 0.0
