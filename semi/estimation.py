@@ -108,6 +108,7 @@ def run_estimation(config: EstimateConfig, device: torch.device) -> dict[str, An
         mean=dataset.mean,
         std=dataset.std,
         flip=dataset.flip,
+        augment=config.augment,
         device=device,
         seed=config.seed,
     )

@@ -190,6 +190,7 @@ def _balanced_loader(trained: Trained, config: RetrainConfig) -> Loader:
         mean=data.mean,
         std=data.std,
         flip=data.flip,
+        augment=run.augment,
         device=trained.device,
         seed=run.seed,
     )

@@ -96,7 +96,7 @@ def test_a_run_without_true_classes_logs_no_figure_that_needs_them(tmp_path, stl
             "dataset": "stl10",
             "data_dir": str(stl10),
             "out": str(tmp_path / "out"),
-            "darp": True,
+            "refine": "darp",
             "epochs": 2,
         }
     )
@@ -109,6 +109,16 @@ def test_a_run_without_true_classes_logs_no_figure_that_needs_them(tmp_path, stl
     said = describe(build_job(c, CPU))
     assert (said["unlabeled_counts"], said["unlabeled_counts_asked"], said["num_unlabeled"]) == ([], [], 70)
     assert said["labeled_counts"] == [3] * 10
+
+
+def test_the_published_views_of_stl10_are_made_of_its_96_pixel_images_and_fixmatchs_of_the_small(stl10):
+    flags = f"--dataset stl10 --data-dir {stl10} --arch small --num_max 3 --imb_ratio_l 1 --semi_method remix"
+    for more, side in (("", 96), (" --augment fixmatch", 32)):
+        made = job(flags + more)
+        for images in (made.loader._images_x, made.loader._images_u):
+            assert {kind: stored.shape[-1] for kind, stored in images.items()} == {"weak": 32, "strong": side}
+        batch = made.loader.next()
+        assert {view.shape[-1] for view in (*batch.views_x, *batch.views_u)} == {32}
 
 
 @pytest.mark.parametrize(
