@@ -25,7 +25,7 @@ from sklearn.datasets import load_sample_image
 
 from data import Loader
 from data.pillow_augment import PillowRandAugment
-from data.randaugment import ListName, rand_augment
+from data.randaugment import rand_augment
 
 SIDE, CROP = 32, 128
 PHOTOGRAPHS = ("china.jpg", "flower.jpg")
@@ -62,7 +62,7 @@ def strength(images: np.ndarray, views: np.ndarray) -> Strength:
     return Strength(float(change), float(constant))
 
 
-def batched(crops: np.ndarray, num_ops: int, magnitude: int, which: ListName) -> np.ndarray:
+def batched(crops: np.ndarray, num_ops: int, magnitude: int, which: str) -> np.ndarray:
     generator = torch.Generator().manual_seed(0)
     images = torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
     views = [
@@ -72,7 +72,7 @@ def batched(crops: np.ndarray, num_ops: int, magnitude: int, which: ListName) ->
     return torch.cat(views).permute(0, 2, 3, 1).numpy()
 
 
-def one_by_one(crops: np.ndarray, num_ops: int, magnitude: int, which: ListName) -> np.ndarray:
+def one_by_one(crops: np.ndarray, num_ops: int, magnitude: int, which: str) -> np.ndarray:
     random.seed(0)
     augment = PillowRandAugment(num_ops, magnitude, which)
     return np.stack([np.asarray(augment(Image.fromarray(crop))) for crop in crops])
@@ -93,7 +93,7 @@ def milliseconds(steps: Sequence[Callable[[], object]], rounds: int) -> list[flo
 def batch_times(crops: np.ndarray, rounds: int) -> dict[str, float]:
     """Median ms of a step's batch, by augmentation: 64 labeled weak, 64 unlabeled with one weak, two strong views."""
     images, labels = torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous(), torch.zeros(len(crops))
-    names: tuple[ListName, ...] = ("published", "fixmatch")
+    names: tuple[str, ...] = ("published", "fixmatch")
     loaders = [
         Loader(
             images, labels.long(), images, views_x=("weak",), views_u=("weak", "strong", "strong"), batch_size=64,
@@ -110,7 +110,7 @@ def main() -> None:
     crops = natural_crops(parser.parse_args().crops)
     print(f"{len(crops)} crops of {CROP} x {CROP} pixels, shrunk to {SIDE} x {SIDE}")
     print(f"{'list':<11}{'n, m':>7}  {'':<11}{'change':>8}{'constant':>10}")
-    lists: tuple[ListName, ...] = ("published", "fixmatch")
+    lists: tuple[str, ...] = ("published", "fixmatch")
     for which in lists:
         for setting in SETTINGS:
             found = {

@@ -5,6 +5,7 @@ from data.augment import normalize, rotate90
 from data.datasets import DATASETS, DataError, Dataset, load_dataset
 from data.known_counts import known_counts
 from data.loader import Batch, BatchSource, Loader
+from data.published_loader import PublishedLoader
 from data.splits import Split, long_tail_counts, make_split
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Dataset",
     "FilesMissingError",
     "Loader",
+    "PublishedLoader",
     "Split",
     "known_counts",
     "load_dataset",

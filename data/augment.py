@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from data.randaugment import ListName, rand_augment, take_pixels
+from data.randaugment import rand_augment, take_pixels
 
 PAD = 4  # pixels that a weak view may be moved; 12.5 % of 32 (FixMatch, section 2.3)
 CUTOUT = 16  # side of the square that is blanked (DeVries and Taylor 2017, for CIFAR-10)
@@ -24,7 +24,7 @@ CUTOUT_GREY = 127
 
 
 def weak_view(
-    images: Tensor, generator: torch.Generator, mean: Tensor, std: Tensor, *, flip: bool, augment: ListName
+    images: Tensor, generator: torch.Generator, mean: Tensor, std: Tensor, *, flip: bool, augment: str
 ) -> Tensor:
     """Moved, mirrored, normalised: float32 [B, 3, H, W] of uint8 [B, 3, H, W]."""
     return normalize(weak(images, generator, flip=flip, reflect=augment == "fixmatch"), mean, std)
@@ -37,7 +37,7 @@ def strong_view(
     std: Tensor,
     *,
     flip: bool,
-    augment: ListName,
+    augment: str,
     num_ops: int,
     magnitude: int,
     size: int,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from data.archives import DataError
 from data.augment import strong_view, weak_view
-from data.randaugment import ListName
+from data.randaugment import LISTS
 
 View = Literal["weak", "strong"]
 
@@ -94,8 +94,8 @@ class Loader:
     then made; they are kept on `device` too. The sequence of batches depends on `seed`, the arguments and the kind of
     device, and on nothing else.
 
-    Raises ValueError for an empty set, labels that do not match the images, or an unknown view, and DataError where the
-    device has not enough memory for the images.
+    Raises ValueError for an empty set, labels that do not match the images, an unknown view or augmentation, and
+    DataError where the device has not enough memory for the images.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Loader:
         mean: Sequence[float],
         std: Sequence[float],
         flip: bool,
-        augment: ListName = "fixmatch",
+        augment: str = "fixmatch",
         num_ops: int = 3,
         magnitude: int = 4,
         full_x: Tensor | None = None,
@@ -127,6 +127,8 @@ class Loader:
         for view in (*views_x, *views_u):
             if view not in ("weak", "strong"):
                 raise ValueError(f"view {view!r} is unknown; use 'weak' or 'strong'")
+        if augment not in LISTS:
+            raise ValueError(f"augment {augment!r} is unknown; use one of {', '.join(LISTS)}")
         self.device = torch.device(device)
         self.views_x, self.views_u = tuple(views_x), tuple(views_u)
         self.augment, self.num_ops, self.magnitude, self.flip = augment, num_ops, magnitude, flip

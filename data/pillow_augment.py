@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from data.randaugment import LISTS, SQUARE_COLOUR, ListName, value_of
+from data.randaugment import LISTS, SQUARE_COLOUR, value_of
 
 _AFFINE = Image.Transform.AFFINE
 
@@ -24,7 +24,7 @@ class PillowRandAugment:
 
     num_ops: int
     magnitude: int
-    which: ListName = "published"
+    which: str = "published"
 
     def __call__(self, image: Image.Image) -> Image.Image:
         for name in random.choices(list(LISTS[self.which]), k=self.num_ops):

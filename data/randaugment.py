@@ -35,12 +35,9 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
-
-ListName = Literal["fixmatch", "published"]
 
 FIXMATCH: dict[str, tuple[float, float]] = {  # operation: its value at magnitude 0 and at 30
     "Identity": (0, 0),
@@ -76,20 +73,20 @@ PUBLISHED: dict[str, tuple[float, float]] = {
     "TranslateXabs": (0, 100),
     "TranslateYabs": (0, 100),
 }
-LISTS: dict[ListName, dict[str, tuple[float, float]]] = {"fixmatch": FIXMATCH, "published": PUBLISHED}
+LISTS: dict[str, dict[str, tuple[float, float]]] = {"fixmatch": FIXMATCH, "published": PUBLISHED}
 MAX_MAGNITUDE = 30
 SQUARE_COLOUR = (125, 123, 114)  # of CutoutAbs
 _CODE = {which: {name: code for code, name in enumerate(LISTS[which])} for which in LISTS}
 
 
-def value_of(which: ListName, name: str, magnitude: int) -> float:
+def value_of(which: str, name: str, magnitude: int) -> float:
     """What magnitude 0..30 means to an operation: bits, degrees, pixels, a threshold or a factor."""
     low, high = LISTS[which][name]
     return low + (high - low) * (magnitude / MAX_MAGNITUDE)
 
 
 def rand_augment(
-    images: Tensor, generator: torch.Generator, *, num_ops: int, magnitude: int, which: ListName = "fixmatch"
+    images: Tensor, generator: torch.Generator, *, num_ops: int, magnitude: int, which: str = "fixmatch"
 ) -> Tensor:
     """Apply `num_ops` operations in a row to each image, each drawn uniformly from the list `which`.
 
@@ -118,7 +115,7 @@ def apply_operations(
     negative: Tensor,
     magnitude: int,
     *,
-    which: ListName = "fixmatch",
+    which: str = "fixmatch",
     centre: Tensor | None = None,
 ) -> Tensor:
     """One round: operation number operations[b] of the list `which` on image b.
@@ -144,7 +141,7 @@ def take_pixels(images: Tensor, source: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=32)
-def _affine_table(which: ListName, magnitude: int, height: int, width: int, device: torch.device) -> Tensor:
+def _affine_table(which: str, magnitude: int, height: int, width: int, device: torch.device) -> Tensor:
     """Coefficients a, b, c, d, e, f of each operation and sign, float32 [operations, 2, 6]; identity where not
     geometric.
 
@@ -184,9 +181,7 @@ def _in_fixed_point(table: Tensor) -> Tensor:
     return torch.cat([steps, offset[..., None]], dim=-1).view_as(table)
 
 
-def _geometric(
-    images: Tensor, operations: Tensor, negative: Tensor, magnitude: int, which: ListName
-) -> Tensor:
+def _geometric(images: Tensor, operations: Tensor, negative: Tensor, magnitude: int, which: str) -> Tensor:
     batch, _, height, width = images.shape
     table = _affine_table(which, magnitude, height, width, images.device)
     a, b, c, d, e, f = table[operations, negative].view(batch, 6, 1, 1).unbind(1)  # each [B, 1, 1]
@@ -203,7 +198,7 @@ def _geometric(
 
 
 @functools.lru_cache(maxsize=32)
-def _blend_table(which: ListName, magnitude: int, device: torch.device) -> Tensor:
+def _blend_table(which: str, magnitude: int, device: torch.device) -> Tensor:
     """Of each operation: the factor, and 1 where the plainer image is the greyscale, the mean grey or the
     smoothed one (0 for all: black), float32 [operations, 4]."""
     code = _CODE[which]
@@ -215,7 +210,7 @@ def _blend_table(which: ListName, magnitude: int, device: torch.device) -> Tenso
     return table.to(device)
 
 
-def _blended(images: Tensor, operations: Tensor, magnitude: int, which: ListName) -> Tensor:
+def _blended(images: Tensor, operations: Tensor, magnitude: int, which: str) -> Tensor:
     columns = _blend_table(which, magnitude, images.device)[operations].view(-1, 4, 1, 1, 1)
     factor, is_grey, is_mean, is_smooth = columns.unbind(1)  # each [B, 1, 1, 1]
     values = images.float()
@@ -242,7 +237,7 @@ def _smoothed(values: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=32)
-def _tone_table(which: ListName, magnitude: int, device: torch.device) -> Tensor:
+def _tone_table(which: str, magnitude: int, device: torch.device) -> Tensor:
     """The result for each value of the operations that do not look at the image, int32 [operations, 256]."""
     code, value = _CODE[which], functools.partial(value_of, which, magnitude=magnitude)
     pixel = torch.arange(256, dtype=torch.int32)
@@ -257,7 +252,7 @@ def _tone_table(which: ListName, magnitude: int, device: torch.device) -> Tensor
     return table.to(device)
 
 
-def _toned(images: Tensor, operations: Tensor, magnitude: int, which: ListName) -> Tensor:
+def _toned(images: Tensor, operations: Tensor, magnitude: int, which: str) -> Tensor:
     batch, channels, height, width = images.shape
     flat = images.view(batch, channels, height * width)
     index = flat.long()
@@ -304,7 +299,7 @@ def _square_colour(device: torch.device) -> Tensor:
     return torch.tensor(SQUARE_COLOUR, dtype=torch.uint8, device=device).view(1, 3, 1, 1)
 
 
-def _squared(images: Tensor, operations: Tensor, magnitude: int, which: ListName, centre: Tensor) -> Tensor:
+def _squared(images: Tensor, operations: Tensor, magnitude: int, which: str, centre: Tensor) -> Tensor:
     """CutoutAbs: near the top or left edge the square is moved into the image, near the other two it is cut."""
     _, _, height, width = images.shape
     value = value_of(which, "CutoutAbs", magnitude)

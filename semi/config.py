@@ -12,12 +12,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from data import DATASETS
 from models import ARCHS
 
 WANDB_MODES = ("auto", "online", "offline", "disabled")
+AUGMENTATIONS = ("auto", "published", "fixmatch")
+PUBLISHED_ON = ("cifar10", "cifar100", "stl10")  # the paper's data sets: --augment auto is published there
+LOADERS = ("device", "published")
+RANDAUGMENTS = ("published", "package")
 SOLVERS = ("exact", "reference")
 REFINEMENTS = ("none", "darp", "align", "sinkhorn")
 METHOD_NAMES = ("mix", "remix", "fix", "pseudo", "sup")  # semi/methods has one file for each
@@ -104,6 +109,13 @@ class DataConfig:
         "",
         "Shuffle each class before splitting. Give a number as the seed, or the word seed to use --seed. "
         "Empty: take the images in file order.",
+    )
+    augment: str = data_flag(
+        "auto",
+        "Views. published: the original's (16 operations, translation in pixels, black borders), for comparisons with "
+        "the paper. fixmatch: FixMatch's own (14 operations, reflected borders). auto: published on cifar10, cifar100 "
+        "and stl10, fixmatch on the others.",
+        choices=AUGMENTATIONS,
     )
     data_dir: str = data_flag("dataset", "Folder of the image files.", flags=["data-dir"], kind="incidental")
 
@@ -197,6 +209,18 @@ class Config(DataConfig):
     est_epochs: int = refinement_flag(200, "Epochs of that estimation.")
     est_val_iteration: int = refinement_flag(200, "Steps in an epoch of that estimation.")
 
+    loader: str = data_flag(
+        "device",
+        "device: make batches where the images are. published: the slow pipeline behind a large data_time (Pillow "
+        "images, two DataLoaders with 4 workers, restarted when exhausted); it needs --augment published.",
+        choices=LOADERS,
+    )
+    randaugment: str = data_flag(
+        "published",
+        "Strong views of --loader published. published: the list of 16. package: PyPI's randaugment. That is not the "
+        "code that the original uses: it has no number and no magnitude of operations.",
+        choices=RANDAUGMENTS,
+    )
     epochs: int = flag(500, "Number of epochs.", flags=["epoch"])
     start_epoch: int = flag(
         0,
@@ -238,6 +262,7 @@ class Config(DataConfig):
     )
 
     def __post_init__(self) -> None:
+        _resolve_augment(self)
         _validate(self)
 
     @property
@@ -287,6 +312,7 @@ class EstimateConfig(DataConfig):
     estimation_dir: str = folder_flag("estimation", "Folder of the cached estimates.", flags=["out"])
 
     def __post_init__(self) -> None:
+        _resolve_augment(self)
         _validate_data(self)
         _require_at_least(self, 1, "epochs", "val_iteration")
         _require_positive(self, "lr")
@@ -337,6 +363,12 @@ class WandbOptions:
         _require_choices(self)
 
 
+def _resolve_augment(config: DataConfig) -> None:
+    """`auto` becomes what it stands for: that is what is logged, and both spellings are one run."""
+    if config.augment == "auto":
+        object.__setattr__(config, "augment", "published" if config.dataset in PUBLISHED_ON else "fixmatch")
+
+
 def _require_choices(options: DataConfig | WandbOptions) -> None:
     for spec in dataclasses.fields(options):
         value, choices = getattr(options, spec.name), spec.metadata["choices"]
@@ -385,6 +417,7 @@ def _validate(config: Config) -> None:
         config, 1, "num_iter", "iter_T", "epochs", "val_iteration", "est_epochs", "est_val_iteration"
     )
     _require_positive(config, "alpha", "T", "lr", "mix_alpha")
+    _validate_loader(config)
     if not 0 < config.tau <= 1:
         raise ConfigError(f"--tau {config.tau}: the threshold is a probability; use a value in (0, 1]")
     _require_decay(config.ema_decay)
@@ -395,4 +428,17 @@ def _validate(config: Config) -> None:
     if "/" in config.run_name or config.run_name in (".", ".."):
         raise ConfigError(
             f"--run_name {config.run_name}: a folder's name, not a path; use --out for the folder above it"
+        )
+
+
+def _validate_loader(config: Config) -> None:
+    if config.loader == "published" and config.augment != "published":
+        raise ConfigError("--loader published: it makes the published views only; add --augment published")
+    if config.randaugment == "package" and config.loader != "published":
+        raise ConfigError(
+            "--randaugment package: it augments one image at a time; add --loader published, or leave it out"
+        )
+    if config.randaugment == "package" and find_spec("randaugment") is None:
+        raise ConfigError(
+            "--randaugment package: PyPI's randaugment is not installed; run make setup, or pip install randaugment"
         )

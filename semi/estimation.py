@@ -189,6 +189,7 @@ def run_estimation(
         mean=dataset.mean,
         std=dataset.std,
         flip=dataset.flip,
+        augment=config.augment,
         device=device,
         seed=config.seed,
     )

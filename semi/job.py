@@ -24,7 +24,7 @@ from darp import (
     solve_sinkhorn,
 )
 from darp.refiner import TargetSource
-from data import Dataset, Loader, Split, load_dataset, normalize
+from data import BatchSource, Dataset, Loader, PublishedLoader, Split, load_dataset, normalize
 from models import Classifier, build_model
 from semi import checkpoint
 from semi.config import Config, ConfigError, fields_of_kind, kinds_of
@@ -45,7 +45,7 @@ class Job:
     device: torch.device
     dataset: Dataset
     split: Split
-    loader: Loader
+    loader: BatchSource
     model: Classifier
     ema: Ema
     optimizer: torch.optim.Optimizer
@@ -77,7 +77,9 @@ def build_job(
     Raises ConfigError or DataError, one line each, when the configuration and the data do not fit.
     """
     torch.manual_seed(config.seed)
-    dataset = dataset or load_dataset(config.dataset, config.data_dir)
+    # The published operations come before the resizing, so STL-10's own 96 pixel images are needed for them.
+    full_size = config.augment == "published"
+    dataset = dataset or load_dataset(config.dataset, config.data_dir, full_size=full_size)
     split = split_for(config, dataset, include_labeled=METHODS[config.semi_method].unlabeled_includes_labeled)
     num_classes = len(dataset.class_names)
     model = build_model(config.arch, num_classes).to(device)
@@ -86,27 +88,12 @@ def build_job(
     holds_labeled = METHODS[config.semi_method].unlabeled_includes_labeled
     target_counts = target_for(split.counts_x, len(images_u), holds_labeled, estimated_dist)
     method = METHODS[config.semi_method].from_config(config, torch.tensor(target_counts, dtype=torch.float64))
-    loader = Loader(
-        dataset.train_images[split.index_x],
-        dataset.train_labels[split.index_x],
-        images_u,
-        views_x=method.views_x,
-        views_u=method.views_u,
-        batch_size=config.batch_size,
-        mean=dataset.mean,
-        std=dataset.std,
-        flip=dataset.flip,
-        magnitude=14 if config.dataset == "cifar100" else 4,  # RandAugment(2, 14) there, (3, 4) elsewhere
-        num_ops=2 if config.dataset == "cifar100" else 3,
-        device=device,
-        seed=config.seed,
-    )
     return Job(
         config=config,
         device=device,
         dataset=dataset,
         split=split,
-        loader=loader,
+        loader=build_loader(config, dataset, split, images_u, method, device),
         model=model,
         ema=Ema(model, config.ema_decay),
         optimizer=torch.optim.Adam(model.parameters(), lr=config.lr),
@@ -119,6 +106,30 @@ def build_job(
         test_labels=dataset.test_labels.to(device),
         recent=deque(maxlen=WINDOW),
     )
+
+
+def build_loader(
+    config: Config, dataset: Dataset, split: Split, images_u: Tensor, method: Method, device: torch.device
+) -> BatchSource:
+    full_x = dataset.train_full_size
+    shared: dict[str, Any] = {
+        "views_x": method.views_x,
+        "views_u": method.views_u,
+        "batch_size": config.batch_size,
+        "mean": dataset.mean,
+        "std": dataset.std,
+        "flip": dataset.flip,
+        "magnitude": 14 if config.dataset == "cifar100" else 4,  # RandAugment(2, 14) there, (3, 4) elsewhere
+        "num_ops": 2 if config.dataset == "cifar100" else 3,
+        "full_x": None if full_x is None else full_x[split.index_x],
+        "full_u": dataset.full_size_at(split.index_u),
+        "device": device,
+        "seed": config.seed,
+    }
+    sets = (dataset.train_images[split.index_x], dataset.train_labels[split.index_x], images_u)
+    if config.loader == "published":
+        return PublishedLoader(*sets, randaugment=config.randaugment, **shared)
+    return Loader(*sets, augment=config.augment, **shared)
 
 
 def target_for(
@@ -171,6 +182,11 @@ def warnings(job: Job) -> list[str]:
         found.append(
             f"--refine {config.refine} changes what is logged, not the training: "
             "--semi_method sup learns from labels alone"
+        )
+    if config.loader == "published":
+        found.append(
+            "--loader published: a resumed run does not go on with the batches of an uninterrupted one; "
+            "the device loader does"
         )
     return found
 

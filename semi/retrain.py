@@ -297,6 +297,7 @@ def _loader(trained: Trained, config: RetrainConfig, *, balanced: bool) -> tuple
         mean=data.mean,
         std=data.std,
         flip=data.flip,
+        augment=run.augment,
         device=trained.device,
         seed=run.seed,
     )

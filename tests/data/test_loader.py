@@ -198,6 +198,7 @@ def test_a_step_on_a_gpu_does_not_wait_for_it():
         ({"n_u": 0}, "at least one"),
         ({"batch_size": 0}, "batch_size"),
         ({"views_u": ("medium",)}, "medium"),
+        ({"augment": "autoaugment"}, "augment 'autoaugment'.*use one of fixmatch, published"),
     ],
 )
 def test_impossible_arguments_are_refused(arguments, message):

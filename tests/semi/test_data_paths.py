@@ -144,6 +144,16 @@ def test_the_images_before_and_after_resizing_are_taken_by_one_index(stl10):
     assert load_dataset("stl10", stl10).full_size_at(index) is None
 
 
+def test_the_published_views_of_stl10_are_made_of_its_96_pixel_images_and_fixmatchs_of_the_small(stl10):
+    flags = f"--dataset stl10 --data-dir {stl10} --arch small --num_max 3 --imb_ratio_l 1 --semi_method remix"
+    for more, side in (("", 96), (" --augment fixmatch", 32)):
+        made = job(flags + more)
+        for images in (made.loader._images_x, made.loader._images_u):
+            assert {kind: stored.shape[-1] for kind, stored in images.items()} == {"weak": 32, "strong": side}
+        batch = made.loader.next()
+        assert {view.shape[-1] for view in (*batch.views_x, *batch.views_u)} == {32}
+
+
 @pytest.mark.parametrize(
     ("dataset", "classes", "num_max"), [("cifar10", 10, 1500), ("cifar100", 100, 150), ("stl10", 10, 450)]
 )

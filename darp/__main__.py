@@ -1,6 +1,6 @@
 """Compile now what the first refinement of a training would wait for.
 
-    python -m darp.engine
+    python -m darp
 
 Solves small tables of every kind that a training has: few classes and many, passes in float32 and float64, noise
 removal of distinct and of equal entries. Numba keeps the machine code beside the sources, or under NUMBA_CACHE_DIR.
