@@ -1,16 +1,21 @@
-"""Checkpoints: written whole or not at all, read without running anything that they hold."""
+"""Checkpoints: written whole or not at all, checked bit by bit, read without running anything that they hold."""
 
 from __future__ import annotations
 
+import io
 import os
-import pickle
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-FORMAT = 2  # 2: another shortcut in WRN-28-2, another order of the unlabeled images
+from tracking.local import replacing, temporary_name
+
+FORMAT = 3  # 2: another shortcut in WRN-28-2, another order of the unlabeled images; 3: also in the middle of an epoch
+READABLE_FORMATS = (2, 3)
+CHECKPOINT_FILE, PREVIOUS_FILE, BEST_FILE = "checkpoint.pt", "checkpoint.prev.pt", "best.pt"
 
 
 class CheckpointError(ValueError):
@@ -18,24 +23,29 @@ class CheckpointError(ValueError):
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors, plain values, lists and dicts); a crash leaves the old file or the new, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        torch.save({"format": FORMAT, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Write `state` (tensors, plain values, lists and dicts); a crash leaves the old file or the new, never a part.
+
+    Raises OSError when it cannot be written; the old file is then as it was.
+    """
+    content = io.BytesIO()  # torch turns the OSError of a full disk into a RuntimeError of its own
+    torch.save({"format": FORMAT, **state}, content)
+    with replacing(path) as file:
+        file.write(content.getbuffer())
 
 
 def link(path: Path, name: Path) -> None:
     """Let `name` be the file at `path` as it is now; `save` puts a new file in place and leaves this one alone."""
-    temporary = name.with_name(name.name + ".tmp")
-    temporary.unlink(missing_ok=True)
+    temporary = temporary_name(name)
     try:
-        os.link(path, temporary)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(path, temporary)
-    os.replace(temporary, name)
+        try:
+            os.link(path, temporary)
+        except FileNotFoundError:
+            raise
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, temporary)
+        os.replace(temporary, name)
+    finally:
+        temporary.unlink(missing_ok=True)  # it is there after an error, and where both were one file already
 
 
 def load(path: Path, said: str = "--resume ") -> dict[str, Any]:
@@ -44,17 +54,40 @@ def load(path: Path, said: str = "--resume ") -> dict[str, Any]:
     `said` stands before the path in an error's message: the flag that named it.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        _check_sums(path)
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CheckpointError(f"{said}{path}: no such file; use a run's checkpoint.pt") from None
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{said}{path}: no such file; use a run's {CHECKPOINT_FILE}") from None
+    except OSError as error:
         raise CheckpointError(
-            f"{said}{path}: not a readable checkpoint ({reason}); use a checkpoint.pt of this tool"
+            f"{said}{path}: not a readable checkpoint ({error.strerror or error}); "
+            f"use a {CHECKPOINT_FILE} of this tool"
         ) from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"{said}{path}: not a checkpoint of this tool's format {FORMAT}")
+    except (
+        Exception
+    ) as error:  # a damaged or foreign file fails anywhere in the readers of zip files and pickles
+        raise CheckpointError(
+            f"{said}{path}: not a readable checkpoint ({_reason(error)}); use a {CHECKPOINT_FILE} of this tool"
+        ) from None
+    if not isinstance(state, dict) or state.get("format") not in READABLE_FORMATS:
+        raise CheckpointError(
+            f"{said}{path}: not a checkpoint of this tool's format {FORMAT}; use a {CHECKPOINT_FILE} that it wrote"
+        )
     return state
+
+
+def _check_sums(path: Path) -> None:
+    """Compare every record with the CRC-32 that torch wrote beside it and does not read back."""
+    with zipfile.ZipFile(path) as records:
+        if (damaged := records.testzip()) is not None:
+            raise zipfile.BadZipFile(f"the checksum of {damaged!r} does not fit")
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with the file. torch's own text is not passed on: it advises to switch its protection off."""
+    if isinstance(error, zipfile.BadZipFile):
+        return f"damaged: {str(error).splitlines()[0]}" if str(error) else "damaged"
+    return f"it holds other things than tensors and plain values, or is damaged: {type(error).__name__}"
 
 
 def random_state() -> dict[str, Any]:

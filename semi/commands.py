@@ -29,7 +29,7 @@ from semi.estimation import (
 )
 from semi.job import build_job, describe, never_refines, warnings
 from semi.loop import run
-from semi.run_folder import resume_point, run_folder
+from semi.run_folder import holds_run, resume_point, run_folder
 from tracking.alerts import AlertSink, AlertTracker, print_alert
 from tracking.base import Fanout, Tracker
 from tracking.local import LocalTracker
@@ -65,10 +65,10 @@ def train(
         device, note = pick_device(config.gpu)
         stand_in = dry_dataset(config) if config.dry_run else None
         job = build_job(config, device, estimated_dist(config, device, fetch_estimate), stand_in)
-        for sentence in filter(None, (note, *warnings(job))):
+        for sentence in filter(None, (note, resume_from and resume_from.note, *warnings(job))):
             print(sentence, file=sys.stderr)
         print(
-            f"run folder: {folder}" + (f", going on from {resume_from}" if resume_from else ""),
+            f"run folder: {folder}" + (f", going on from {resume_from.path}" if resume_from else ""),
             file=sys.stderr,
         )
         if config.dry_run:
@@ -150,7 +150,7 @@ def fetched(config: Config, name: str, fetch: Callable[[str, Path], Path] | None
             f"--resume wandb:{name}: only train_with_wandb.py fetches artifacts; start that one"
         )
     folder = run_folder(replace(config, resume=""), sweep_trial())
-    if (folder / "checkpoint.pt").exists():
+    if holds_run(folder):
         raise ConfigError(f"--resume wandb:{name}: {folder} already holds a run; go on with --resume auto")
     try:
         return replace(config, resume=str(fetch(name, folder)))

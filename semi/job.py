@@ -27,10 +27,12 @@ from darp.refiner import TargetSource
 from data import BatchSource, Dataset, Loader, PublishedLoader, Split, load_dataset, normalize
 from models import Classifier, build_model
 from semi import checkpoint
+from semi.checkpoint import CHECKPOINT_FILE, CheckpointError
 from semi.config import Config, ConfigError, fields_of_kind, kinds_of
 from semi.ema import Ema
 from semi.estimation import estimate_source
 from semi.methods import METHODS, Method
+from semi.run_folder import ResumePoint
 from semi.split import split_for
 
 WINDOW = 20  # epochs in the mean that the paper reports
@@ -245,32 +247,48 @@ def snapshot(job: Job, epoch: int) -> dict[str, Any]:
     }
 
 
-def restore(job: Job, state: dict[str, Any]) -> int:
+def restore(job: Job, point: ResumePoint) -> int:
     """Take up a snapshot; returns the number of the next epoch.
 
     Raises ConfigError when the checkpoint's configuration would train something else, or its unlabeled images are not
-    these in this order.
+    these in this order; CheckpointError when it does not fit the device or the classes, or is incomplete.
     """
-    now = asdict(job.config)
+    state, now = point.state, asdict(job.config)
     free = fields_of_kind(Config, "incidental") | {"epochs"}
-    for name, then in state["config"].items():
-        if name not in free and now.get(name) != then:
-            raise ConfigError(
-                f"--{name} {now.get(name)}: the checkpoint was trained with {then}; use that, or start without --resume"
+    try:
+        for name, then in state["config"].items():
+            if name not in free and now.get(name) != then:
+                raise ConfigError(
+                    f"--{name} {now.get(name)}: the checkpoint was trained with {then}; "
+                    "use that, or start without --resume"
+                )
+        if (then := state["store"]["orig"].shape) != job.store.orig.shape:
+            raise ValueError(
+                f"its pseudo-labels are {then[0]} rows of {then[1]} classes, those of this data set "
+                f"{job.store.orig.shape[0]} of {job.store.orig.shape[1]}; resume with the images of the saved run"
             )
-    if not torch.equal(state["index_u"], job.split.index_u):
-        raise ConfigError(
-            f"--resume {job.config.resume}: the checkpoint's unlabeled images are others, or in another order, than "
-            "--seed and the data give here; resume with the same files and version, or start without --resume"
-        )
-    job.model.load_state_dict(state["model"])
-    job.ema.model.load_state_dict(state["ema"])
-    job.optimizer.load_state_dict(state["optimizer"])
-    job.method.load_state_dict(state["method"])
-    job.refiner.load_state_dict(state["refiner"])
-    job.store.load_state_dict(state["store"])
-    job.loader.load_state_dict(state["loader"])
-    checkpoint.restore_random_state(state["random"])
-    job.recent.extend((bacc, gm) for bacc, gm in state["recent"])
-    job.best_bacc = state["best_bacc"]
-    return int(state["epoch"]) + 1
+        if not torch.equal(state["index_u"], job.split.index_u):
+            raise ConfigError(
+                f"--resume {point.path}: the checkpoint's unlabeled images are others, or in another order, than "
+                "--seed and the data give here; resume with the same files and version, or start without --resume"
+            )
+        job.loader.load_state_dict(state["loader"])  # first: it refuses another kind of device
+        job.model.load_state_dict(state["model"])
+        job.ema.model.load_state_dict(state["ema"])
+        job.optimizer.load_state_dict(state["optimizer"])
+        job.method.load_state_dict(state["method"])
+        job.refiner.load_state_dict(state["refiner"])
+        job.store.load_state_dict(state["store"])
+        checkpoint.restore_random_state(state["random"])
+        job.recent.extend((bacc, gm) for bacc, gm in state["recent"])
+        job.best_bacc = float(state["best_bacc"])
+        return int(state["epoch"]) + 1
+    except ConfigError:
+        raise
+    except KeyError as error:
+        raise CheckpointError(
+            f"--resume {point.path}: {error} is missing in it; use a {CHECKPOINT_FILE} of this version of the tool"
+        ) from None
+    except Exception as error:  # what does not fit fails anywhere in torch's own restoring
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"--resume {point.path}: it does not fit this run: {reason}") from None

@@ -13,27 +13,27 @@ import torch
 from torch import Tensor
 
 from semi import checkpoint, stopping
+from semi.checkpoint import BEST_FILE, CHECKPOINT_FILE, PREVIOUS_FILE
 from semi.device import Stopwatch
 from semi.evaluate import confusion, scores
 from semi.job import Job, describe, never_refines, restore, snapshot
 from semi.methods import Losses
 from semi.progress import Progress
-from semi.run_folder import keep_aside
+from semi.run_folder import ResumePoint, keep_aside, set_aside
 from tracking.base import Tracker
 from tracking.row import pseudo_label_metrics
 
 DECAY = 0.02  # each step shrinks the weights by DECAY * lr, as MixMatch's code did
 
 
-def run(job: Job, folder: Path, resume_from: Path | None, tracker: Tracker) -> None:
+def run(job: Job, folder: Path, resume_from: ResumePoint | None, tracker: Tracker) -> None:
     """Train `job`; `folder` gets the checkpoint, `tracker` one row an epoch.
 
     Raises ConfigError or CheckpointError, one line each, before anything is written.
     """
     config, first_epoch, tracker_state = job.config, job.config.start_epoch, {}
     if resume_from:
-        state = checkpoint.load(resume_from)
-        first_epoch, tracker_state = restore(job, state), state["tracker"]
+        first_epoch, tracker_state = restore(job, resume_from), resume_from.state.get("tracker", {})
     elif config.overwrite:
         keep_aside(folder)
     if first_epoch >= config.epochs:
@@ -42,6 +42,10 @@ def run(job: Job, folder: Path, resume_from: Path | None, tracker: Tracker) -> N
         )
         return
     exit_code = 1
+    if resume_from:
+        set_aside(resume_from)
+        if resume_from.path.parent == folder:
+            keep_best(job, resume_from.path, folder)  # a kill may have come before it was linked
     tracker.start(describe(job) | {"run_name": folder.name}, tracker_state, first_epoch)
     if sentence := never_refines(config):  # last, where it is seen
         print(sentence, file=sys.stderr)
@@ -66,10 +70,19 @@ def run(job: Job, folder: Path, resume_from: Path | None, tracker: Tracker) -> N
 
 
 def keep(job: Job, epoch: int, folder: Path, tracker: Tracker) -> None:
-    """`checkpoint.pt` of this epoch, and `best.pt` where its test/bacc is the largest so far."""
-    checkpoint.save(folder / "checkpoint.pt", snapshot(job, epoch) | {"tracker": tracker.state_dict()})
-    if job.recent[-1][0] == job.best_bacc:
-        checkpoint.link(folder / "checkpoint.pt", folder / "best.pt")
+    """`checkpoint.pt` of this epoch, the one before as `checkpoint.prev.pt`, and `best.pt`."""
+    path = folder / CHECKPOINT_FILE
+    state = snapshot(job, epoch) | {"tracker": tracker.state_dict()}
+    if path.exists():
+        checkpoint.link(path, folder / PREVIOUS_FILE)
+    checkpoint.save(path, state)
+    keep_best(job, path, folder)
+
+
+def keep_best(job: Job, path: Path, folder: Path) -> None:
+    """`best.pt` is the checkpoint of the epoch whose test/bacc is the largest so far."""
+    if job.recent and job.recent[-1][0] == job.best_bacc:
+        checkpoint.link(path, folder / BEST_FILE)
 
 
 def train_epoch(job: Job, epoch: int, progress: Progress) -> dict[str, Any]:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from semi import checkpoint
+from semi.checkpoint import BEST_FILE, CHECKPOINT_FILE, PREVIOUS_FILE, CheckpointError
 from semi.config import Config, ConfigError, DataConfig, fields_of_kind
-from tracking.local import METRICS_FILE, kept_folder
+from tracking.local import METRICS_FILE, kept_name, read_rows
 from tracking.regime import regime_name
 
 
@@ -37,18 +42,28 @@ def run_folder(config: Config, trial: str | None = None) -> Path:
     return Path(config.out) / (config.run_name or default_run_name(config, trial))
 
 
-def resume_point(config: Config, folder: Path) -> Path | None:
-    """The checkpoint to go on from, or None for a fresh start. Nothing is written.
+@dataclass(frozen=True)
+class ResumePoint:
+    """The checkpoint that a run goes on from."""
 
-    Raises ConfigError when a fresh start would touch a run that is there.
+    path: Path
+    state: dict[str, Any]
+    note: str = ""
+    """A sentence for the user where it is not the newest one that should be there."""
+    damaged: tuple[Path, ...] = ()
+    """Newer checkpoints that cannot be read."""
+
+
+def resume_point(config: Config, folder: Path) -> ResumePoint | None:
+    """Where to go on from, or None for a fresh start. Nothing is written.
+
+    Raises ConfigError when rows or a checkpoint that are there would be lost, CheckpointError when none can be read.
     """
-    own = folder / "checkpoint.pt"
     if config.resume == "auto":
-        return own if own.exists() else None
+        return _newest(config, folder)
     if config.resume:
-        return Path(config.resume)
-    metrics = folder / METRICS_FILE
-    if not config.overwrite and metrics.exists() and metrics.stat().st_size > 0:
+        return _named(Path(config.resume), folder)
+    if not config.overwrite and holds_run(folder):
         raise ConfigError(
             f"--out {config.out}: {folder} already holds a run; go on with --resume auto, "
             "or start again with --overwrite (the old folder is kept beside it)"
@@ -56,6 +71,82 @@ def resume_point(config: Config, folder: Path) -> Path | None:
     return None
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether a row or a checkpoint is there."""
+    metrics = folder / METRICS_FILE
+    return (metrics.exists() and metrics.stat().st_size > 0) or (folder / CHECKPOINT_FILE).exists()
+
+
+def _newest(config: Config, folder: Path) -> ResumePoint | None:
+    """`--resume auto`: the newest checkpoint of the folder that can be read."""
+    problems: list[str] = []
+    damaged: list[Path] = []
+    for name in (CHECKPOINT_FILE, PREVIOUS_FILE, BEST_FILE):
+        path = folder / name
+        if not path.exists():
+            if name == CHECKPOINT_FILE:
+                problems.append(f"{path}: it is missing")
+            continue
+        try:
+            state = checkpoint.load(path, said="")
+        except CheckpointError as error:
+            problems.append(str(error))
+            damaged.append(path)
+            continue
+        note = f"{problems[0]}; going back to {name} (epoch {state.get('epoch')})" if problems else ""
+        return ResumePoint(path, state, note, tuple(damaged))
+    last = max((row["epoch"] for row in read_rows(folder)), default=-1)
+    if (
+        damaged or last > config.start_epoch
+    ):  # after the first epoch alone, a kill came before the first checkpoint
+        raise CheckpointError(
+            f"--resume auto: {problems[0]}, and no other checkpoint is there to go on from; put one back, "
+            "or start again with --overwrite (the old folder is kept beside it)"
+        )
+    return None
+
+
+def _named(path: Path, folder: Path) -> ResumePoint:
+    """`--resume PATH`. An older checkpoint than the folder's own would cut its rows and replace its checkpoint."""
+    own = folder / CHECKPOINT_FILE
+    try:
+        state = checkpoint.load(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{_others(path)}") from None
+    if own.exists() and own.resolve() != path.resolve():
+        try:
+            newest = checkpoint.load(own)
+        except CheckpointError:
+            return ResumePoint(path, state)  # it is damaged; rows that go are kept by the tracker
+        if position(newest) > position(state):
+            raise ConfigError(
+                f"--resume {path}: it is of epoch {state.get('epoch')}, and the run is at epoch {newest.get('epoch')}, "
+                "which would be lost; go on with --resume auto, or copy the file into a new folder and resume it there"
+            )
+    return ResumePoint(path, state)
+
+
+def _others(path: Path) -> str:
+    there = [
+        other
+        for name in (PREVIOUS_FILE, BEST_FILE)
+        if (other := path.with_name(name)).exists() and other != path
+    ]
+    return f", or {' or '.join(map(str, there))}" if there and path.exists() else ""
+
+
+def position(state: Mapping[str, Any]) -> tuple[int, int]:
+    """(last whole epoch, steps after it) of a checkpoint."""
+    partial = state.get("partial") or {}
+    return int(state.get("epoch", -1)), int(partial.get("step", 0))
+
+
+def set_aside(point: ResumePoint) -> None:
+    """Rename checkpoints that cannot be read, so that they do not take the place of a whole previous one."""
+    for path in point.damaged:
+        path.rename(kept_name(path))
+
+
 def keep_aside(folder: Path) -> Path | None:
     """Rename a folder that is to be started again, so that reports skip it; returns the new place."""
-    return folder.rename(kept_folder(folder)) if folder.exists() else None
+    return folder.rename(kept_name(folder)) if folder.exists() else None

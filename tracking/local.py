@@ -11,9 +11,12 @@ import json
 import math
 import os
 import re
+import secrets
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -21,29 +24,52 @@ from tracking.base import Row
 
 CONFIG_FILE, METRICS_FILE = "config.yaml", "metrics.jsonl"
 _KEPT = re.compile(r"\.old-\d+$")  # the folder of a run that was started again with --overwrite
+_TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp$")
 
 
-def kept_folder(folder: Path) -> Path:
-    """The name that keeps a folder whose run is started again: NAME.old-1, or the next number that is free."""
+def kept_name(path: Path) -> Path:
+    """The name that keeps a folder or file whose place is taken: NAME.old-1, or the next number that is free."""
     number = 1
-    while (kept := folder.with_name(f"{folder.name}.old-{number}")).exists():
+    while (kept := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1
     return kept
 
 
 def is_kept(folder: Path) -> bool:
-    """Whether `kept_folder` gave this name: the folder is no run any more."""
+    """Whether `kept_name` gave this name: the folder is no run any more."""
     return _KEPT.search(folder.name) is not None
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` that no other process uses. `clear_temporary_files` knows it."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def clear_temporary_files(folder: Path) -> None:
+    """Remove what writers that were killed left in `folder`. Only for whoever is the folder's one writer."""
+    for path in folder.iterdir():
+        if _TEMPORARY.match(path.name):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path` at the end of the block: a crash leaves the old file or the new."""
+    temporary = temporary_name(path)
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` so that a crash leaves the old file or the new, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with replacing(path) as file:
+        file.write(text.encode("utf-8"))
 
 
 def encode_row(row: Row) -> str:
@@ -89,13 +115,27 @@ class LocalTracker:
     def start(self, config: Mapping[str, Any], state: Mapping[str, Any], first_epoch: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / CONFIG_FILE, yaml.safe_dump(dict(config), sort_keys=False))
+        if (self.folder / METRICS_FILE).exists():
+            self._cut(first_epoch)
+
+    def _cut(self, first_epoch: int) -> None:
+        """Epochs after the checkpoint run again: their old rows go, so that none is doubled.
+
+        One row after the checkpoint is what a kill between the two leaves, and it comes again as it was. Where more
+        would go, the file as it was is kept beside the new one.
+        """
         metrics = self.folder / METRICS_FILE
-        if (
-            metrics.exists()
-        ):  # epochs after the checkpoint run again: their old rows go, so that none is doubled
-            text = metrics.read_text(encoding="utf-8", errors="replace")
-            kept = [line for line, row in _parsed(text) if row["epoch"] < first_epoch]
-            write_atomically(metrics, "".join(f"{line}\n" for line in kept))
+        text = metrics.read_text(encoding="utf-8", errors="replace")
+        rows = list(_parsed(text))
+        last = max((row["epoch"] for _, row in rows), default=-1)
+        if last > first_epoch:
+            kept = kept_name(metrics)
+            write_atomically(kept, text)
+            print(
+                f"{metrics}: epochs {first_epoch} to {last:g} are trained again; the old rows are kept in {kept.name}",
+                file=sys.stderr,
+            )
+        write_atomically(metrics, "".join(f"{line}\n" for line, row in rows if row["epoch"] < first_epoch))
 
     def log(self, row: Row) -> None:
         with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as file:
