@@ -1,6 +1,6 @@
-"""Retrain the head of a finished run on balanced batches of its labels (cRT), the backbone frozen.
+"""Retrain the head of a finished run on its labels (cRT), the backbone's weights frozen.
 
-Example: python3 retrain_head.py result/NAME/checkpoint.pt      (its rows go to result/NAME_crt)
+Example: python3 retrain_head.py result/NAME      (its rows go to result/NAME_crt)
 """
 
 import environment  # noqa: F401  (first: it says what to do where packages are missing)

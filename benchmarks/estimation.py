@@ -2,7 +2,7 @@
 
     python -m benchmarks.estimation [--seeds 3]
 
-gamma_l = 100, num_max 1500, ratio 2, the small network, 20 epochs of 100 steps, 10 images a class held out.
+gamma_l = 100, num_max 1500, ratio 2, the small network, the published recipe in 20 epochs of 100 steps.
 About a minute a row and seed on one CPU core. Prints a Markdown table: total variation, mean and standard deviation.
 """
 
