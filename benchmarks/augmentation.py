@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from data import Loader
+from data import Loader, load_dataset
 from data.pillow_augment import PillowRandAugment
 from data.randaugment import rand_augment
 
@@ -131,6 +131,11 @@ def main() -> None:
         print(
             f"{name:<11}{part.mean():>7.0f}  mean value  " + "".join(f"{change:>8.1f}" for change in changes)
         )
+    print("\nbatched, by list, digits (scikit-learn's, enlarged), 3 operations of magnitude 4")
+    digits = load_dataset("digits", "").train_images.permute(0, 2, 3, 1).numpy()
+    for which in lists:
+        measured = strength(digits, batched(digits, 3, 4, which))
+        print(f"{which:<31}{measured.change:>8.1f}{100 * measured.constant:>8.1f} %")
     print("\nms a batch, one thread, 64 labeled (1 weak view) and 64 unlabeled (1 weak, 2 strong):")
     for name, median in batch_times(crops[:2000], rounds=60).items():
         print(f"{name:<11}{median:>7.1f}")

@@ -122,6 +122,16 @@ def test_strong_views_are_made_of_the_full_size():
     assert batch.views_u[1].shape == (4, 3, 32, 32)
 
 
+def test_a_strong_view_of_a_full_size_image_shows_the_whole_of_it():
+    """Shrunk, not cropped: of rows that go from 50 to 240, a crop of 32 in 96 rows would show a third."""
+    rows = (50 + 2 * torch.arange(96)).to(torch.uint8).view(1, 1, 96, 1).expand(4, 3, 96, 96)
+    batch = make(n_u=4, views_u=("strong",), num_ops=0, full_u=rows).next()
+    for view in batch.views_u[0]:
+        shown = 255 * view[view > 0]  # zeros are the border and the square
+        assert shown.min() < 85
+        assert shown.max() > 205
+
+
 def test_the_seed_gives_the_order():
     one, again, other = (torch.cat([make(seed=s).next().index_u for _ in range(1)]) for s in (3, 3, 4))
     assert torch.equal(one, again)
