@@ -2,7 +2,7 @@
 
     python -m benchmarks.constants [--quick] [NAME ...]
 
-Without names all constants are tried, about 15 minutes on 2 cores; --quick leaves out the large instances and most of
+Without names all constants are tried, about 10 minutes; --quick leaves out the large instances and most of
 the random ones. The instances are fixed: a balanced table, imbalance 100, a skewed and a collapsed one, a saturated
 one (90 % of the rows above 0.999, as late in FixMatch), 100 and 1,000 classes, and some hundred small random ones, of
 float32 and float64, with and without noise removal, many with targets near 0. Each is refreshed cold (no warm start)
@@ -10,9 +10,9 @@ and warm (3 % of its rows have changed since the last solve).
 
 Readings are passes over the table and products of conjugate gradients, in percent of those as it is, over the fixed
 instances cold and warm and over the random ones; "most" is the fixed instance whose readings change most. They are the
-same in every run. Time is the ratio over the fixed instances, the two variants in turn, the shortest of REPEATS times
-of each; a tenth is noise. "lost" is the number of refreshes that do not converge, minus that number as it is. A line
-that says "the same" had the same readings everywhere.
+same in every run. Time is the ratio of processor time over the fixed instances, the two variants in turn, the least of
+REPEATS runs of each; a tenth is noise, and what threads gain is not in it. "lost" is the number of refreshes that do
+not converge, minus that number as it is. A line that says "the same" had the same readings everywhere.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ import darp.engine
 from benchmarks.solver import long_tail
 from darp import Solution, remove_noise, solve
 
-REPEATS = 3
+REPEATS = 2
 FUZZ, FUZZ_QUICK = 300, 60
 HALF_AND_TWICE = (0.5, 2.0)
 
@@ -166,7 +166,7 @@ def random_instance(seed: int) -> Instance:
 
 @dataclass
 class Outcome:
-    """Of one instance: readings cold and warm, refreshes that did not converge, the shortest time of both."""
+    """Of one instance: readings cold and warm, refreshes that did not converge, the processor time of both."""
 
     cold: int
     warm: int
@@ -175,10 +175,10 @@ class Outcome:
 
 
 def outcome(instance: Instance, duals: Tensor) -> Outcome:
-    start = time.perf_counter()
+    start = time.process_time()
     cold = instance.refresh(instance.after, None)
     warm = instance.refresh(instance.after, duals)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     lost = (not cold.converged) + (not warm.converged)
     return Outcome(cold.iterations + cold.products, warm.iterations + warm.products, lost, seconds)
 

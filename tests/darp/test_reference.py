@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import newton
 
 from darp import solve, solve_reference
 
@@ -17,6 +19,31 @@ def collapsed(rows, classes, seed=0):
     probs[:, 0] = 0
     probs[:, 0] = 1 - probs.sum(1)
     return probs
+
+
+def as_published(a, c, rounds, tol):
+    """The scheme written out: rows in closed form, then scipy's root search without a derivative for each class."""
+    h = -(a * np.log(a + 1e-6)).sum(1)
+    nu = np.zeros(len(c))
+    for _ in range(rounds):
+        z = (a * np.exp(-np.outer(h, nu))).sum(1)
+
+        def excess(x, k, z=z):
+            return (a[:, k] * np.exp(-h * x) / z).sum() - c[k]
+
+        nu = np.array([newton(excess, nu[k], args=(k,), tol=tol, maxiter=30) for k in range(len(c))])
+    x = a * np.exp(-np.outer(h, nu))
+    return x / x.sum(1, keepdims=True), nu
+
+
+@pytest.mark.parametrize(("rounds", "tol"), [(1, 0.1), (10, 0.1), (20, 0.3)])
+def test_it_takes_the_steps_of_the_published_scheme_which_are_those_of_the_secant(rounds, tol):
+    probs, counts = predictions(400, 5, lean=2.0), torch.tensor([150.0, 100.0, 70.0, 50.0, 30.0])
+    ours = solve_reference(probs, counts, rounds=rounds, tol=tol)
+    table, nu = as_published(probs.numpy(), counts.numpy(), rounds, tol)
+    assert np.abs(nu).max() > 0.1
+    np.testing.assert_allclose(ours.duals.numpy(), nu, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(ours.refined.numpy(), table, rtol=1e-9)
 
 
 def test_with_patience_the_published_scheme_finds_the_same_table():
