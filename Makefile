@@ -21,9 +21,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup ## train the two regimes with and without DARP (2 minutes on 2 cores), write report.html
 	$(BIN)/python -m sweeps run sweeps/demo.yaml --jobs 2
 	$(BIN)/python report.py runs/demo --out report.html
-	@echo; echo "Each run is a W&B run in offline mode. Open one in the terminal, or send it to a server after \`wandb login\`:"
-	@for run in runs/demo/*/wandb/offline-run-*; do \
-		echo "  $(BIN)/wandb leet $$run"; echo "  $(BIN)/wandb sync $$run"; done
+	@echo; echo "Each run is a W&B run in offline mode. Open one in the terminal, or send them all after \`wandb login\`:"
+	@for run in runs/demo/*/wandb/offline-run-*; do echo "  $(BIN)/wandb leet $$run"; done
+	@echo "  $(BIN)/python -m tracking.sync runs/demo"
 
 test: setup ## all tests
 	$(BIN)/python -m pytest

@@ -59,9 +59,8 @@ def train(
             config = fetched(config, consumed, fetch)
         folder = run_folder(config, sweep_trial())
         resume_from = resume_point(config, folder)
-        others = (
-            more(folder, consumed, *options) if more else ()
-        )  # first: it may refuse what a tracker was told
+        # first, because it refuses what W&B would not take
+        others = more(folder, consumed, *options) if more else ()
         device, note = pick_device(config.gpu)
         stand_in = dry_dataset(config) if config.dry_run else None
         job = build_job(config, device, estimated_dist(config, device, fetch_estimate), stand_in)

@@ -40,6 +40,9 @@ def run(job: Job, folder: Path, resume_from: ResumePoint | None, tracker: Tracke
         print(
             f"nothing to train: epoch {config.epochs - 1} is done; raise --epochs to go on", file=sys.stderr
         )
+        if first_epoch == config.epochs:  # a process that was killed at its end may have left a row unsent
+            tracker.start(describe(job) | {"run_name": folder.name}, tracker_state, first_epoch)
+            tracker.finish(0)
         return
     exit_code = 1
     if resume_from:

@@ -17,7 +17,7 @@ from semi.commands import train as entry
 from semi.config import WandbOptions
 from tests.semi.runs import TINY, rows
 from tests.wandb_server import API_KEY, WandbServer
-from tracking.online.tracker import encode
+from tracking.online.run_writer import encode
 
 ROOT = Path(__file__).parents[1]
 BOUND_S = 3
@@ -120,7 +120,8 @@ def test_without_an_account_it_logs_offline_says_so_and_never_asks(tmp_path: Pat
     said = train(without_account(tmp_path), tmp_path / "out")
     assert "W&B: offline (no account needed)" in said
     (folder,) = (tmp_path / "out" / "r" / "wandb").glob("offline-run-*")
-    assert f"wandb sync {folder}" in said
+    assert f"`wandb leet {folder}`" in said
+    assert f"`python -m tracking.sync {tmp_path / 'out' / 'r'}`" in said
 
 
 def test_no_secret_is_written(server: WandbServer, tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_a_server_that_is_down_costs_a_bounded_wait_and_no_row(tmp_path: Path) -
     said = train(environment, tmp_path / "out")
     assert time.monotonic() - begin < 60
     assert "logging offline instead" in said
-    assert "wandb sync " in said
+    assert "python -m tracking.sync " in said
     assert [row["epoch"] for row in rows(tmp_path / "out" / "r")] == [0, 1]
 
 
@@ -163,7 +164,7 @@ def test_a_server_that_dies_during_the_run_costs_a_bounded_wait_and_no_row(tmp_p
     assert process.returncode == 0, said
     assert time.monotonic() - begin < 2 * BOUND_S + 45
     assert f"within {BOUND_S} s" in said
-    assert "wandb sync --no-skip-online /" in said
+    assert f"python -m tracking.sync {tmp_path}" in said
     lines = (tmp_path / "out" / "r" / "metrics.jsonl").read_text().splitlines()
     kept = [json.loads(line) for line in lines]
     assert [row["epoch"] for row in kept] == list(range(30))

@@ -124,10 +124,11 @@ def test_offline_trials_are_trained_once_and_arrive_by_sync_in_one_group(tmp_pat
     assert repeated.count("nothing to train: epoch 1 is done") == 1
     assert [rows(folder) for folder in folders] == before
     with WandbServer() as server:
-        commands = re.findall(r"wandb sync [^`\n]+", said)
+        commands = re.findall(r"python -m tracking.sync [^`\n]+", said)
         assert len(commands) == 2
         for command in commands:
-            subprocess.run(shlex.split(command), env=server.env(tmp_path), check=True, capture_output=True)
+            words, environment = shlex.split(command), server.env(tmp_path)
+            subprocess.run(words, cwd=ROOT, env=environment, check=True, capture_output=True)
         runs = list(server.runs.values())
     assert {run.group for run in runs} == {"digits_r10_n3_il1_iu1"}
     assert {run.config["sweep"] for run in runs} == {"s"}

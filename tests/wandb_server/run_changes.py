@@ -31,7 +31,10 @@ class RunChanges:
                     run = Run(name, project, entity, display_name=given.get("displayName") or f"run-{name}")
                     self.store.project_number(entity, project)
                     self.store.run_table[entity, project, name] = run
-            if inserted or given.get("host") is not None:  # a process that starts, not a later change
+            started = {"host", "jobProgram"} & {key for key, value in given.items() if value is not None}
+            if (
+                inserted or started
+            ):  # a process that starts names its host or program; a later change does not
                 run.state, run.exit_code, run.preempting = given.get("state") or "running", None, False
             self._change(run, given)
             return {"__typename": "UpsertBucketPayload", "bucket": self.views.run(run), "inserted": inserted}

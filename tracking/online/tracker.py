@@ -1,8 +1,7 @@
-"""One W&B run beside the local folder. Only the modules wandb_* and workspace import wandb.
+"""One W&B run beside the local folder.
 
 Training never depends on it: what goes wrong here is said once, in one line, and training goes on. What could not be
-sent stays in the run's folder, and the message names the `wandb sync` command that sends it later: the whole run, so
-rows that the server has already come again with the same values.
+sent stays in the run's folder, and the message names the `python -m tracking.sync` command that sends it later.
 
 Bounds: a server that cannot be reached delays the start by at most INIT_TIMEOUT_S and some 12 s, an epoch by nothing,
 and the end by FINISH_TIMEOUT_S twice, once for tables and once for rows. WANDB_INIT_TIMEOUT and WANDB_FINISH_TIMEOUT
@@ -14,11 +13,12 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import wandb
 from wandb.sdk.lib import runid
 
@@ -26,6 +26,7 @@ from tracking.alerts import Alert
 from tracking.base import Row
 from tracking.local import read_rows
 from tracking.online.account import (
+    INIT_TIMEOUT_S,
     NAME_LIMIT,
     Mode,
     Refused,
@@ -38,12 +39,12 @@ from tracking.online.account import (
     sdk_settings,
     told,
 )
-from tracking.online.artifacts import log_artifacts, require_artifact_names
-from tracking.online.charts import custom_chart
-from tracking.online.estimate import consume_estimate
-from tracking.online.long_table import CHARTS, COLUMNS, TABLE_KEY, long_table
+from tracking.online.artifacts import require_artifact_names
+from tracking.online.delivered import delivered
+from tracking.online.run_record import RunRecord, read_record, writing
+from tracking.online.run_writer import ONLINE, RunWriter
+from tracking.online.sync import command, sync_run
 from tracking.online.timeout import within
-from tracking.regime import regime_name
 
 PREEMPTED = 128 + signal.SIGTERM  # the exit code of a run that was asked to stop
 
@@ -86,192 +87,164 @@ class WandbTracker:
     ) -> None:
         self.folder = folder
         self.mode = resolve_mode(mode)
-        self.project = said("project", project, "darp")
-        self.entity = said("entity", entity)
-        self.group = said("run_group", group)
-        self.name = said("run_name", folder.name) or ""
-        self.job_type = said("run_job_type", "", "train")
-        self.tags = [*(told().run_tags or ()), *tags]
-        require("--wandb_project", "project", self.project)
-        require("--wandb_tags", "run_tags", self.tags)
-        if len(self.name) > NAME_LIMIT:
-            raise Refused(
-                f"--run_name {self.name[:40]}...: W&B takes names of at most {NAME_LIMIT} characters, "
-                f"this one has {len(self.name)}"
-            )
-        if artifacts:
-            require_artifact_names(self.name)
         self.machine_info = machine_info
-        self.artifacts = artifacts
-        self.charts = charts
-        self.consumed = consumed
-        self._config: Mapping[str, Any] = {}
-        self._sent = -1  # the last epoch that the server has
-        self._last = False  # whether the last row is on its way
-        self._run: wandb.Run | None = None
-        self._id = ""
+        self.record = RunRecord(
+            id="",
+            project=said("project", project, "darp") or "",
+            entity=said("entity", entity) or "",
+            name=said("run_name", folder.name) or "",
+            group=said("run_group", group) or "",
+            job_type=said("run_job_type", "", "train") or "",
+            tags=[*(told().run_tags or ()), *tags],
+            program=Path(sys.argv[0]).name,
+            sweep=os.environ.get("WANDB_SWEEP_ID", ""),
+            consumed=consumed,
+            charts=charts,
+            artifacts=artifacts,
+        )
+        _require_names(self.record)
+        self._writer: RunWriter | None = None
+        self._lock = ExitStack()
         self._broken = False
 
-    @property
-    def online(self) -> bool:
-        return self.mode in ("online", "shared")
-
     def start(self, config: Mapping[str, Any], state: Mapping[str, Any], first_epoch: int) -> None:
-        self._config = config
-        self._id = os.environ.get("WANDB_RUN_ID") or state.get("wandb_run_id") or runid.generate_id()
+        before = read_record(self.folder)
+        known = before.id if before else state.get("wandb_run_id")
+        self.record.id = os.environ.get("WANDB_RUN_ID") or known or runid.generate_id()
+        if first_epoch >= config["epochs"]:
+            self._deliver_what_is_left(before)
+            return
+        if self.mode != "disabled":
+            self.record.write(self.folder)  # before the run opens: it may be killed there
+            self._lock.enter_context(writing(self.folder))
+        writer = self._writer = self._open(config)
+        if writer is None:
+            return
+        say(self._where(writer))
+        if self.mode != "disabled":
+            self.record.config = {key: v for key, v in dict(writer.run.config).items() if key not in config}
+            self.record.entity = writer.run.entity or self.record.entity
+            self.record.write(self.folder)
+        if writer.online:
+            try:
+                self._catch_up(writer, first_epoch)
+            except Exception as error:
+                say(
+                    f"W&B did not take up the earlier epochs ({first_line(error)}); "
+                    f"send them later with `{command(self.folder)}`"
+                )
+
+    def _open(self, config: Mapping[str, Any]) -> RunWriter | None:
+        """The run at W&B, offline where the server does not answer; None where not even that works."""
         try:
-            self._run = self._init(config, self.mode)
+            return self._open_as(self.mode, config)
         except Exception as error:  # the SDK raises many kinds here, not all of them wandb.Error
             say(f"W&B did not answer ({first_line(error)}); logging offline instead")
-            wandb.teardown()  # else the same id counts as in use
-            self.mode = "offline"
-            try:
-                self._run = self._init(config, self.mode)
-            except Exception as second:
-                say(
-                    f"W&B is off for this run ({first_line(second)}); {self.folder}/metrics.jsonl has every row"
-                )
-                return
-        self._run.define_metric("epoch")
-        self._run.define_metric("*", step_metric="epoch")
-        say(self._where())
+        wandb.teardown()  # else the same id counts as in use
+        self.mode = "offline"
         try:
-            self._catch_up(first_epoch)
+            return self._open_as(self.mode, config)
         except Exception as error:
-            say(
-                f"W&B did not take up the earlier epochs ({first_line(error)}); {self.folder}/metrics.jsonl has them"
-            )
+            say(f"W&B is off for this run ({first_line(error)}); {self.folder}/metrics.jsonl has every row")
+            return None
 
-    def _catch_up(self, first_epoch: int) -> None:
-        """After a resume, send what the server missed of the epochs before; `log` skips what it has of those after."""
-        assert self._run is not None
-        if self.consumed and self.online:
-            self._run.use_artifact(self.consumed)
-        if (estimate := self._config.get("estimate")) and self.online:
-            run = self._run
-            if reason := within(finish_timeout_s(), lambda: consume_estimate(run, estimate)):
-                say(f"W&B did not take up the estimate ({reason}); it is in {estimate}")
-        if not self._run.resumed:
-            return
-        epoch = self._run.summary.get("epoch")
-        self._sent = int(epoch) if epoch is not None else -1
+    def _open_as(self, mode: Mode, config: Mapping[str, Any]) -> RunWriter:
+        directory = Path(os.environ.get("WANDB_DIR") or self.folder)
+        settings = sdk_settings(self.machine_info)
+        return RunWriter(self.folder, config, self.record, mode=mode, directory=directory, settings=settings)
+
+    def _catch_up(self, writer: RunWriter, first_epoch: int) -> None:
+        """Send what the server lacks of the epochs before this start. `log` skips what it has of those after.
+
+        A run that the server does not know may have earlier epochs too: it was offline then.
+        """
+        if reason := within(finish_timeout_s(), writer.consume):
+            say(f"W&B did not take up what the run goes on from ({reason})")
+        if writer.run.resumed:
+            found: list[set[int]] = []
+            if reason := within(finish_timeout_s(), lambda: found.append(set(delivered(self.record).epochs))):
+                raise TimeoutError(reason)
+            (writer.have,) = found
         for row in read_rows(self.folder):
             if row["epoch"] < first_epoch:
                 self.log(row)
 
-    def _init(self, config: Mapping[str, Any], mode: Mode) -> wandb.Run:
-        directory = os.environ.get("WANDB_DIR") or str(self.folder)
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        return wandb.init(
-            project=self.project,
-            entity=self.entity,
-            id=self._id,
-            resume="allow",
-            mode=mode,
-            dir=directory,
-            name=self.name,
-            group=self.group or regime_name(config),
-            job_type=self.job_type,
-            tags=[*self.tags, *own_tags(config)],
-            config={k: v for k, v in config.items() if v is not None},
-            settings=sdk_settings(self.machine_info),
-        )
+    def _deliver_what_is_left(self, record: RunRecord | None) -> None:
+        """Nothing is left to train, but a process that was killed at the end of the run may have left a row unsent."""
+        if record is None or self.mode not in ONLINE:
+            return
+        limit = finish_timeout_s() + INIT_TIMEOUT_S
+        if reason := within(limit, lambda: say(f"W&B: {sync_run(self.folder).sentence}")):
+            say(f"W&B did not answer ({reason}); see what it lacks with `{command(self.folder)}`")
 
     def log(self, row: Row) -> None:
-        if self._run is None or row["epoch"] <= self._sent:
+        if self._writer is None:
             return
         try:
-            encoded = {k: encode(v) for k, v in row.items()}
-            self._last = row["epoch"] == self._config["epochs"] - 1
-            self._run.log(
-                encoded, commit=not self._last
-            )  # the last row waits for the table, which `finish` adds
+            self._writer.send(row)
         except Exception as error:  # a tracker that breaks must not break training
             if not self._broken:
                 say(f"W&B stopped taking rows ({first_line(error)}); {self.folder}/metrics.jsonl goes on")
             self._broken = True
 
-    def _table(self) -> dict[str, Any]:
-        """The long table of the whole run, and the charts that draw from it."""
-        assert self._run is not None
-        config = self._config
-        lines = long_table(
-            read_rows(self.folder),
-            config["class_names"],
-            regime_name(config),
-            config["refine"],
-        )
-        table = wandb.Table(columns=list(COLUMNS), data=lines)
-        if not (self.charts and self.online):
-            return {TABLE_KEY: table}
-        charts = {f"charts/{chart.name}": custom_chart(table, chart, self._run.entity) for chart in CHARTS}
-        return {TABLE_KEY: table, **charts}
-
     def alert(self, alert: Alert) -> None:
         """W&B sends it as the account's settings say, by mail or Slack; W&B itself holds back repetitions."""
-        if self._run is None:
+        if self._writer is None:
             return
         try:
-            self._run.alert(title=alert.title, text=alert.text, level="WARN")
+            self._writer.run.alert(title=alert.title, text=alert.text, level="WARN")
         except Exception as error:
             say(f"W&B did not take an alert ({first_line(error)})")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"wandb_run_id": self._id}
+        return {"wandb_run_id": self.record.id}
 
     def finish(self, exit_code: int) -> None:
-        if self._run is None:
+        if self._writer is None:
             return
-        directory = Path(self._run.dir).parent.resolve()
-        online = "--no-skip-online " if self.online else ""  # sync takes offline runs only, unless told
-        sync = f"wandb sync {online}{shlex.quote(str(directory))}"
+        self.record.exit_code, self.record.preempted = exit_code, exit_code == PREEMPTED
+        if self.mode != "disabled":
+            self.record.write(self.folder)
+        self._close(self._writer, exit_code)
+        self._lock.close()
+
+    def _close(self, writer: RunWriter, exit_code: int) -> None:
         try:
-            if exit_code == PREEMPTED:
-                self._run.mark_preempting()  # a sweep puts the trial back in its queue
-            else:
-                # tables and artifacts ask the server before they are sent, which may hang
-                if reason := within(finish_timeout_s(), lambda: self._finish_tables(exit_code)):
-                    say(
-                        f"W&B did not take the table of pseudo-labels ({reason}); {self.folder} has its figures"
-                    )
-            self._run.finish(exit_code=exit_code)
+            # tables and artifacts ask the server before they are sent, which may hang
+            if reason := within(finish_timeout_s(), lambda: self._last_words(writer, exit_code)):
+                say(f"W&B did not take the table ({reason}): send it with `{command(self.folder)}`")
+            writer.finish(exit_code, preempted=self.record.preempted)
         except Exception as error:
-            say(f"W&B did not take everything within {finish_timeout_s():g} s ({first_line(error)}): {sync}")
+            say(
+                f"W&B did not take everything within {finish_timeout_s():g} s ({first_line(error)}): "
+                f"send the rest with `{command(self.folder)}`"
+            )
             return
         if self.mode == "offline":
-            say(f"W&B: look at it with `wandb leet {shlex.quote(str(directory))}`, send it with `{sync}`")
+            look = shlex.join(["wandb", "leet", str(writer.directory)])
+            say(f"W&B: look at it with `{look}`, send it with `{command(self.folder)}`")
 
-    def _finish_tables(self, exit_code: int) -> None:
-        """The long table, with the last row or, of a run that ended early, in the summary; and the artifacts."""
-        assert self._run is not None
-        if self._last:
-            self._run.log(self._table())
-        else:
-            self._run.summary.update(self._table())
-        if exit_code == 0 and self.artifacts:
-            log_artifacts(self._run, self.folder, self._config["run_name"])
+    def _last_words(self, writer: RunWriter, exit_code: int) -> None:
+        writer.send_table()
+        if exit_code == 0 and self.record.artifacts:
+            writer.send_artifacts()
 
-    def _where(self) -> str:
-        assert self._run is not None
+    def _where(self, writer: RunWriter) -> str:
         if self.mode == "offline":
             return (
                 "W&B: offline (no account needed); `wandb login` or WANDB_MODE=online sends runs to a server"
             )
-        return "W&B: disabled" if self.mode == "disabled" else f"W&B: online at {self._run.url}"
+        return "W&B: disabled" if self.mode == "disabled" else f"W&B: online at {writer.run.url}"
 
 
-def encode(value: Any) -> Any:
-    """A list of class counts becomes a histogram whose bins are the classes; W&B re-bins nothing."""
-    if isinstance(value, list):
-        return wandb.Histogram(np_histogram=(np.array(value), np.arange(len(value) + 1) - 0.5))
-    return value
-
-
-def own_tags(config: Mapping[str, Any]) -> list[str]:
-    """Data set, method and refinement; `capped` where a class had fewer images than were asked for."""
-    capped = any(
-        config.get(f"{name}_counts_asked") != config.get(f"{name}_counts")
-        for name in ("labeled", "unlabeled")
-    )
-    tags = [config["dataset"], config["semi_method"], config["refine"]]
-    return [*tags, "capped"] if capped else tags
+def _require_names(record: RunRecord) -> None:
+    """Raises Refused for a name that W&B would not take."""
+    require("--wandb_project", "project", record.project)
+    require("--wandb_tags", "run_tags", record.tags)
+    if len(record.name) > NAME_LIMIT:
+        raise Refused(
+            f"--run_name {record.name[:40]}...: W&B takes names of at most {NAME_LIMIT} characters, "
+            f"this one has {len(record.name)}"
+        )
+    if record.artifacts:
+        require_artifact_names(record.name)

@@ -67,10 +67,10 @@ def test_the_flag_wins_over_the_settings_file_and_the_variable_over_both(
     (alone / "wandb").mkdir()
     (alone / "wandb" / "settings").write_text("[default]\nproject = stored\nentity = lab\n")
     tracker = WandbTracker(alone / "r", project="flagged")
-    assert (tracker.project, tracker.entity) == ("flagged", "lab")
+    assert (tracker.record.project, tracker.record.entity) == ("flagged", "lab")
     monkeypatch.setenv("WANDB_PROJECT", "set")
     wandb.teardown()
-    assert WandbTracker(alone / "r", project="flagged").project == "set"
+    assert WandbTracker(alone / "r", project="flagged").record.project == "set"
 
 
 def test_the_mode_shared_is_kept(server: WandbServer, tmp_path: Path) -> None:

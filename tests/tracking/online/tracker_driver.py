@@ -1,6 +1,7 @@
 """A run without training, for tests of the W&B tracker: `python -m tests.tracking.online.tracker_driver FOLDER JSON`.
 
-Options: epochs, first, exit_code, pause_at (wait at this epoch until FOLDER/go exists), and `tracker` for WandbTracker.
+Options: id, epochs, first, until, exit_code, epoch_s, pause_at (wait before this epoch, or before the "end", until
+FOLDER/go exists), and `tracker` for WandbTracker.
 Prints how long the tracker took, in seconds, as JSON.
 """
 
@@ -66,31 +67,33 @@ def config(epochs: int) -> dict:
     }  # fmt: skip
 
 
-def main() -> None:
-    folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
+def drive(folder: Path, **options) -> dict[str, float]:
+    """Train nothing, log everything; how long the tracker took, in seconds."""
     epochs, first = options.get("epochs", 6), options.get("first", 0)
     tracker = Fanout([LocalTracker(folder), WandbTracker(folder, **options.get("tracker", {}))])
     begin = time.monotonic()
-    tracker.start(config(epochs), {"wandb_run_id": "r1"}, first)
+    tracker.start(config(epochs), {"wandb_run_id": options.get("id", "r1")}, first)
     started = time.monotonic()
     slowest = 0.0
     for epoch in range(first, options.get("until", epochs)):
         if epoch == options.get("pause_at"):
-            (folder / "waiting").touch()
-            while not (folder / "go").exists():
-                time.sleep(0.02)
+            wait(folder)
         before = time.monotonic()
         tracker.log(row(epoch))
         slowest = max(slowest, time.monotonic() - before)
-        time.sleep(options.get("epoch_s", 0.1))
+        time.sleep(options.get("epoch_s", 0.0))
+    if options.get("pause_at") == "end":
+        wait(folder)
     ending = time.monotonic()
     tracker.finish(options.get("exit_code", 0))
-    print(
-        json.dumps(
-            {"start_s": started - begin, "slowest_log_s": slowest, "finish_s": time.monotonic() - ending}
-        )
-    )
+    return {"start_s": started - begin, "slowest_log_s": slowest, "finish_s": time.monotonic() - ending}
+
+
+def wait(folder: Path) -> None:
+    (folder / "waiting").touch()
+    while not (folder / "go").exists():
+        time.sleep(0.02)
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(drive(Path(sys.argv[1]), **json.loads(sys.argv[2]))))

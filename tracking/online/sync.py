@@ -1,0 +1,273 @@
+"""Send runs to W&B: python -m tracking.sync RUN_OR_FOLDER...
+
+Every run below the folders that are named arrives whole: each epoch once and in order, the long table, the summary and
+how the run ended. What the server has is asked first, and only the rest is sent. So the command can be called again
+after an interruption, and a call where nothing is missing sends nothing. It reads the run's own files (config.yaml,
+metrics.jsonl, wandb_run.json) and not those of W&B, which may be torn, doubled or in several pieces.
+
+The exit code is 0 when every run is complete.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import wandb
+from wandb.sdk.lib import runid
+
+from tracking.base import Row
+from tracking.local import METRICS_FILE, is_kept, read_config, read_rows
+from tracking.online.account import first_line, has_account, said, sdk_settings
+from tracking.online.delivered import Delivered, delivered
+from tracking.online.long_table import TABLE_KEY
+from tracking.online.run_record import RECORD_FILE, RunRecord, read_record, writing
+from tracking.online.run_writer import RunWriter, table_lines
+
+PIECE = re.compile(
+    r"(?:offline-)?run-\d{8}_\d{6}-(.+)"
+)  # W&B's folder of one process of a run; its id is at the end
+KILLED = 128 + signal.SIGKILL
+FINISH_TIMEOUT_S = 600  # of one run; WANDB_FINISH_TIMEOUT sets it
+PATIENCE_S = (0.0, 1.0, 2.0, 4.0)  # waits before the server is asked again what it has
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one run: `sentence` says it; `complete` is True where nothing is left to send."""
+
+    complete: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a run is to look at the server."""
+
+    rows: Sequence[Row]
+    table_lines: int
+    exit_code: int
+    preempted: bool
+    artifacts: bool
+
+    def missing(self, there: Delivered) -> list[str]:
+        """What the server lacks, in words; nothing where the run is complete."""
+        lacks = []
+        if epochs := [row["epoch"] for row in self.rows if row["epoch"] not in there.epochs]:
+            lacks.append(f"{len(epochs)} of {len(self.rows)} epochs")
+        summary = there.summary or {}
+        if summary.get("epoch") != self.rows[-1]["epoch"]:
+            lacks.append("the summary")
+        table = summary.get(TABLE_KEY)
+        if not isinstance(table, Mapping) or table.get("nrows") != self.table_lines:
+            lacks.append("the table")
+        if self.artifacts and not any(name.endswith("-checkpoint") for name in there.artifacts):
+            lacks.append("the artifacts")
+        if not self._ended(there.state):
+            lacks.append("how it ended")
+        return lacks
+
+    def _ended(self, state: str) -> bool:
+        if self.exit_code == 0:
+            return state == "finished"
+        return state == "preempted" if self.preempted else state in ("failed", "crashed", "killed")
+
+
+def wanted(record: RunRecord, config: Mapping[str, Any], rows: Sequence[Row], folder: Path) -> Wanted:
+    """A run whose last process was killed has no exit code: it counts as finished where its last epoch is there."""
+    done = rows[-1]["epoch"] == config["epochs"] - 1
+    exit_code = record.exit_code if record.exit_code is not None else 0 if done else KILLED
+    return Wanted(
+        rows=rows,
+        table_lines=len(table_lines(folder, config)),
+        exit_code=exit_code,
+        preempted=record.preempted,
+        artifacts=record.artifacts and exit_code == 0 and (folder / "checkpoint.pt").exists(),
+    )
+
+
+def sync_run(
+    folder: Path, *, replace: bool = False, tell: Callable[[str], None] = lambda text: None
+) -> Outcome:
+    """Send what the server lacks of the run in `folder`.
+
+    Args:
+        replace: send a run whose rows at the server are doubled or out of order anew, and delete that one.
+        tell: hears of the beginning, which may take long to end.
+
+    Raises one of many kinds of errors of the SDK when the server does not answer.
+    """
+    record = known_record(folder)
+    if record is None:
+        return Outcome(True, "skipped: trained without W&B")
+    with writing(folder) as free:
+        if not free:
+            return Outcome(False, "skipped: it is being trained; its end sends what is left")
+        try:
+            config, rows = read_config(folder), read_rows(folder)
+        except ValueError as error:
+            return Outcome(False, f"skipped: {error}")
+        if not rows:
+            return Outcome(True, "skipped: no epoch yet")
+        there = delivered(record)
+        if there.epochs and max(there.epochs) > rows[-1]["epoch"]:
+            return Outcome(True, f"complete: the server has later epochs, up to {max(there.epochs)}")
+        want = wanted(record, config, rows, folder)
+        if replace and not in_order(there.epochs, rows):
+            return _replace(folder, config, record, want, tell)
+        return _complete(folder, config, record, want, there, tell)
+
+
+def _complete(
+    folder: Path,
+    config: Mapping[str, Any],
+    record: RunRecord,
+    want: Wanted,
+    there: Delivered,
+    tell: Callable[[str], None],
+) -> Outcome:
+    """Send what is missing and ask the server whether it has arrived."""
+    sent = want.missing(there)
+    if sent:
+        tell(f"sending {', '.join(sent)}")
+        _send(folder, config, record, want, there)
+        for seconds in PATIENCE_S:
+            time.sleep(seconds)
+            there = delivered(record)
+            if not (lacks := want.missing(there)):
+                break
+        else:
+            return Outcome(False, f"incomplete: the server still lacks {', '.join(lacks)}; call this again")
+    if not in_order(there.epochs, want.rows):
+        return Outcome(
+            False,
+            f"incomplete: the server has the rows of {len(want.rows)} epochs {len(there.epochs)} times or out of "
+            "order, as `wandb sync` leaves them; --replace sends the run anew and deletes that one",
+        )
+    how = f"{len(want.rows)} epochs, exit code {want.exit_code}"
+    return Outcome(True, f"complete: {how}" + (", nothing to send" if not sent else ""))
+
+
+def _send(folder: Path, config: Mapping[str, Any], record: RunRecord, want: Wanted, there: Delivered) -> None:
+    """Open the run and add to it what `there` lacks. Nothing of this process or machine becomes part of the run."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
+        settings = sdk_settings(machine_info=False)
+        settings.finish_timeout = float(os.environ.get("WANDB_FINISH_TIMEOUT") or FINISH_TIMEOUT_S)
+        settings.program = record.program or "train_with_wandb.py"
+        if record.sweep:
+            settings.sweep_id = record.sweep
+        writer = RunWriter(
+            folder, config, record, mode="online", directory=Path(directory), settings=settings
+        )
+        try:
+            writer.have = set(there.epochs)
+            if not there.epochs:
+                writer.consume()
+            for row in want.rows:
+                writer.send(row)
+            writer.send_table()
+            if there.epochs:
+                writer.send_summary(want.rows[-1])
+            if want.artifacts:
+                writer.send_artifacts()
+            writer.finish(want.exit_code, preempted=want.preempted)
+        except BaseException:
+            wandb.teardown(1)
+            raise
+
+
+def _replace(
+    folder: Path, config: Mapping[str, Any], record: RunRecord, want: Wanted, tell: Callable[[str], None]
+) -> Outcome:
+    """The run under a new id; then the one whose rows are broken goes."""
+    broken = record.path
+    record.id = runid.generate_id()
+    outcome = _complete(folder, config, record, want, Delivered(), tell)
+    if outcome.complete:
+        record.write(folder)  # from here on the folder is the new run
+        wandb.Api().run(broken).delete()
+        return Outcome(True, f"{outcome.sentence}, under the new id {record.id}")
+    return outcome
+
+
+def in_order(epochs: Sequence[int], rows: Sequence[Row]) -> bool:
+    """Whether the server has the first epochs of the run, each once, as they were trained."""
+    return list(epochs) == [int(row["epoch"]) for row in rows[: len(epochs)]]
+
+
+def known_record(folder: Path) -> RunRecord | None:
+    """The folder's own record; of a run from before there was one, its id by the names of W&B's files."""
+    if (record := read_record(folder)) is not None:
+        return record
+    names = sorted(piece.name for piece in (folder / "wandb").glob("*run-*"))
+    ids = [found[1] for name in names if (found := PIECE.fullmatch(name))]
+    if not ids:
+        return None
+    return RunRecord(id=ids[-1], project=said("project", "", "darp") or "", name=folder.name)
+
+
+def runs_below(path: Path) -> Iterator[Path]:
+    """The run folders in `path`, itself included; those that `--overwrite` kept are none."""
+    if path.parent.name == "wandb":  # a folder of W&B's own files: its run is meant
+        path = path.parent.parent
+    for place, names, files in os.walk(path):
+        names[:] = sorted(name for name in names if name != "wandb" and not is_kept(Path(name)))
+        if METRICS_FILE in files or RECORD_FILE in files:
+            yield Path(place)
+
+
+def command(folder: Path) -> str:
+    """What a person types to send this run."""
+    return shlex.join(["python", "-m", "tracking.sync", str(folder.resolve())])
+
+
+def sync(folders: Sequence[Path], *, replace: bool) -> int:
+    """Sync each run, one line each; returns 0 when all are complete, else 1."""
+    incomplete = 0
+    for number, folder in enumerate(folders, start=1):
+        print(f"[{number}/{len(folders)}] {folder}: ", end="", flush=True)
+        try:
+            outcome = sync_run(
+                folder, replace=replace, tell=lambda text: print(f"{text} ... ", end="", flush=True)
+            )
+        except Exception as error:  # the SDK raises many kinds here, not all of them wandb.Error
+            outcome = Outcome(False, f"incomplete: {first_line(error)}; call this again")
+        print(outcome.sentence, flush=True)
+        incomplete += not outcome.complete
+    if incomplete:
+        print(f"{incomplete} of {len(folders)} runs are not complete", file=sys.stderr)
+    return 1 if incomplete else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tracking.sync",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", nargs="+", type=Path, help="a run's folder, or one with runs below it")
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="send a run whose rows at the server are doubled or out of order anew under a new id, and delete that one",
+    )
+    given = parser.parse_args()
+    for folder in given.folder:
+        if not folder.is_dir():
+            parser.error(f"{folder}: no such folder; name a run's folder or one above it")
+    folders = list(dict.fromkeys(run for folder in given.folder for run in runs_below(folder)))
+    if not folders:
+        parser.error(f"{given.folder[0]}: no run in it; name a run's folder or one above it")
+    if not has_account():
+        parser.error("no W&B key here: run `wandb login` first")
+    return sync(folders, replace=given.replace)
