@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,12 @@ from data import Dataset, Loader, Split, load_dataset, normalize
 from models import Classifier, build_model
 from semi.config import Config, ConfigError, DataConfig, EstimateConfig
 from semi.ema import Ema
+from semi.lock import held_alone
 from semi.losses import soft_cross_entropy
 from semi.mixing import mixup
 from semi.run_folder import digest
 from semi.split import split_for
-from tracking.local import write_atomically
+from tracking.local import clear_temporary_files, write_atomically
 from tracking.regime import regime_name
 
 RECIPE = (
@@ -100,9 +103,16 @@ def load_or_estimate(config: EstimateConfig, device: torch.device) -> dict[str, 
     dataset = load_dataset(config.dataset, config.data_dir)
     split = split_for(config, dataset, include_labeled=False)
     prove_writable(path.parent)
-    record = run_estimation(config, device, dataset, split)
-    write_atomically(path, json.dumps(record, indent=1) + "\n")
+    with held_alone(path.with_name(f"{path.name}.lock"), wait=partial(_say_waiting, path)):
+        clear_temporary_files(path.parent, path.name)
+        if config.overwrite or not path.exists():  # else another process has made it meanwhile
+            record = run_estimation(config, device, dataset, split)
+            write_atomically(path, json.dumps(record, indent=1) + "\n")
     return read_record(path)
+
+
+def _say_waiting(path: Path, holder: str) -> None:
+    print(f"{path}: {holder} is estimating it; waiting for that", file=sys.stderr)
 
 
 def prove_writable(folder: Path) -> None:

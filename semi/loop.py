@@ -17,9 +17,10 @@ from semi.checkpoint import BEST_FILE, CHECKPOINT_FILE, PREVIOUS_FILE
 from semi.device import Stopwatch
 from semi.evaluate import confusion, scores
 from semi.job import Job, describe, never_refines, restore, snapshot
+from semi.lock import claimed
 from semi.methods import Losses
 from semi.progress import Progress
-from semi.run_folder import ResumePoint, keep_aside, set_aside
+from semi.run_folder import ResumePoint, refuse_if_moved_on, set_aside
 from tracking.base import Tracker
 from tracking.row import pseudo_label_metrics
 
@@ -34,8 +35,6 @@ def run(job: Job, folder: Path, resume_from: ResumePoint | None, tracker: Tracke
     config, first_epoch, tracker_state = job.config, job.config.start_epoch, {}
     if resume_from:
         first_epoch, tracker_state = restore(job, resume_from), resume_from.state.get("tracker", {})
-    elif config.overwrite:
-        keep_aside(folder)
     if first_epoch >= config.epochs:
         print(
             f"nothing to train: epoch {config.epochs - 1} is done; raise --epochs to go on", file=sys.stderr
@@ -44,14 +43,22 @@ def run(job: Job, folder: Path, resume_from: ResumePoint | None, tracker: Tracke
             tracker.start(describe(job) | {"run_name": folder.name}, tracker_state, first_epoch)
             tracker.finish(0)
         return
+    with claimed(folder, overwrite=config.overwrite and not resume_from):
+        refuse_if_moved_on(folder, resume_from)
+        if resume_from:
+            set_aside(resume_from)
+            if resume_from.path.parent == folder:
+                keep_best(job, resume_from.path, folder)  # a kill may have come before it was linked
+        tracker.start(describe(job) | {"run_name": folder.name}, tracker_state, first_epoch)
+        if sentence := never_refines(config):  # last, where it is seen
+            print(sentence, file=sys.stderr)
+        train_epochs(job, folder, first_epoch, tracker)
+
+
+def train_epochs(job: Job, folder: Path, first_epoch: int, tracker: Tracker) -> None:
+    """Train from `first_epoch` on; `tracker` hears of the end, however it comes."""
+    config = job.config
     exit_code = 1
-    if resume_from:
-        set_aside(resume_from)
-        if resume_from.path.parent == folder:
-            keep_best(job, resume_from.path, folder)  # a kill may have come before it was linked
-    tracker.start(describe(job) | {"run_name": folder.name}, tracker_state, first_epoch)
-    if sentence := never_refines(config):  # last, where it is seen
-        print(sentence, file=sys.stderr)
     try:
         with Progress(config.epochs * config.val_iteration, first_epoch * config.val_iteration) as progress:
             overhead = {"time/log": 0.0, "time/checkpoint": 0.0}

@@ -35,11 +35,11 @@ from semi.device import pick_device
 from semi.ema import Ema
 from semi.evaluate import confusion, scores
 from semi.load_model import Trained, checkpoint_of, load_trained
+from semi.lock import claimed
 from semi.losses import soft_cross_entropy
 from semi.methods import METHODS
 from semi.mixing import mixup
 from semi.run_flags import refuse_contradictions
-from semi.run_folder import keep_aside
 from semi.split import split_for
 from tracking.base import Fanout, Tracker
 from tracking.local import METRICS_FILE, LocalTracker
@@ -214,6 +214,11 @@ def class_weights(counts: Sequence[int]) -> Tensor:
 
 def retrain(trained: Trained, config: RetrainConfig, folder: Path, tracker: Tracker) -> None:
     """Train a new head; one row an epoch to `tracker`, a checkpoint that `eval.py score` reads to `folder`."""
+    with claimed(folder, overwrite=config.overwrite):
+        _retrain(trained, config, folder, tracker)
+
+
+def _retrain(trained: Trained, config: RetrainConfig, folder: Path, tracker: Tracker) -> None:
     assert config.epochs is not None
     torch.manual_seed(trained.config.seed)
     fresh = build_model(trained.config.arch, len(trained.dataset.class_names)).head.state_dict()
@@ -221,8 +226,6 @@ def retrain(trained: Trained, config: RetrainConfig, folder: Path, tracker: Trac
     trained.model.head.requires_grad_(True)
     training = {"published": published, "balanced": balanced}[config.recipe](trained, config)
     images, labels = trained.test_set()
-    if config.overwrite:
-        keep_aside(folder)
     exit_code, recent = 1, []
     tracker.start(describe(trained, config) | {"run_name": folder.name}, {}, 0)
     try:

@@ -52,6 +52,8 @@ class ResumePoint:
     """A sentence for the user where it is not the newest one that should be there."""
     damaged: tuple[Path, ...] = ()
     """Newer checkpoints that cannot be read."""
+    identity: tuple[int, int] = (0, 0)
+    """Of the file that `state` was read from."""
 
 
 def resume_point(config: Config, folder: Path) -> ResumePoint | None:
@@ -94,7 +96,7 @@ def _newest(config: Config, folder: Path) -> ResumePoint | None:
             damaged.append(path)
             continue
         note = f"{problems[0]}; going back to {name} (epoch {state.get('epoch')})" if problems else ""
-        return ResumePoint(path, state, note, tuple(damaged))
+        return ResumePoint(path, state, note, tuple(damaged), identity=_identity(path))
     last = max((row["epoch"] for row in read_rows(folder)), default=-1)
     if (
         damaged or last > config.start_epoch
@@ -117,13 +119,15 @@ def _named(path: Path, folder: Path) -> ResumePoint:
         try:
             newest = checkpoint.load(own)
         except CheckpointError:
-            return ResumePoint(path, state)  # it is damaged; rows that go are kept by the tracker
+            return ResumePoint(
+                path, state, identity=_identity(path)
+            )  # it is damaged; rows that go are kept by the tracker
         if position(newest) > position(state):
             raise ConfigError(
                 f"--resume {path}: it is of epoch {state.get('epoch')}, and the run is at epoch {newest.get('epoch')}, "
                 "which would be lost; go on with --resume auto, or copy the file into a new folder and resume it there"
             )
-    return ResumePoint(path, state)
+    return ResumePoint(path, state, identity=_identity(path))
 
 
 def _others(path: Path) -> str:
@@ -139,6 +143,21 @@ def position(state: Mapping[str, Any]) -> tuple[int, int]:
     """(last whole epoch, steps after it) of a checkpoint."""
     partial = state.get("partial") or {}
     return int(state.get("epoch", -1)), int(partial.get("step", 0))
+
+
+def refuse_if_moved_on(folder: Path, point: ResumePoint | None) -> None:
+    """ConfigError when another process has trained the run since `point` was looked for (None: nothing was there)."""
+    if point is None:
+        moved = (folder / CHECKPOINT_FILE).exists()
+    else:
+        moved = not point.path.exists() or _identity(point.path) != point.identity
+    if moved:
+        raise ConfigError(f"{folder}: another process has just trained this run; go on with --resume auto")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def set_aside(point: ResumePoint) -> None:

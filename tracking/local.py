@@ -45,10 +45,10 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
-def clear_temporary_files(folder: Path) -> None:
-    """Remove what writers that were killed left in `folder`. Only for whoever is the folder's one writer."""
+def clear_temporary_files(folder: Path, name: str = "") -> None:
+    """Remove what killed writers of files in `folder`, or of its file `name`, left. Only for their one writer."""
     for path in folder.iterdir():
-        if _TEMPORARY.match(path.name):
+        if _TEMPORARY.match(path.name) and path.name.startswith(f".{name}"):
             path.unlink(missing_ok=True)
 
 
