@@ -358,9 +358,13 @@ class WandbOptions:
         False,
         "Draw the custom charts on each run's own page. Run `python -m tracking.workspace` once before.",
     )
+    wandb_table_every: int = wandb_flag(
+        20, "Send the table that the custom charts draw every so many epochs. 0: at the end only."
+    )
 
     def __post_init__(self) -> None:
         _require_choices(self)
+        _require_at_least(self, 0, "wandb_table_every")
 
 
 def _resolve_augment(config: DataConfig) -> None:
@@ -376,7 +380,7 @@ def _require_choices(options: DataConfig | WandbOptions) -> None:
             raise ConfigError(f"--{spec.name} {value}: use one of {', '.join(choices)}")
 
 
-def _require_at_least(config: DataConfig, least: float, *names: str) -> None:
+def _require_at_least(config: DataConfig | WandbOptions, least: float, *names: str) -> None:
     for name in names:
         if getattr(config, name) < least:
             raise ConfigError(f"--{name} {getattr(config, name)}: use {least:g} or more")

@@ -13,9 +13,9 @@ from tracking.base import Row
 from tracking.local import read_rows
 from tracking.online.account import Mode
 from tracking.online.artifacts import log_artifacts
-from tracking.online.charts import custom_chart
+from tracking.online.charts import show_charts
 from tracking.online.estimate import consume_estimate
-from tracking.online.long_table import CHARTS, COLUMNS, TABLE_KEY, long_table
+from tracking.online.long_table import COLUMNS, TABLE_KEY, long_table
 from tracking.online.run_record import RunRecord
 from tracking.regime import regime_name
 
@@ -63,6 +63,8 @@ class RunWriter:
         )
         self.run.define_metric("epoch")
         self.run.define_metric("*", step_metric="epoch")
+        if record.charts and self.online:
+            show_charts(self.run)
 
     @property
     def online(self) -> bool:
@@ -94,11 +96,12 @@ class RunWriter:
 
         Asks the server, which may hang.
         """
+        table = wandb.Table(columns=list(COLUMNS), data=table_lines(self.folder, self.config))
         if self._open_row:
-            self.run.log(self._table())
             self._open_row = False
+            self.run.log({TABLE_KEY: table})
         else:
-            self.run.summary.update(self._table())
+            self.run.summary.update({TABLE_KEY: table})
 
     def send_summary(self, row: Row) -> None:
         """The values of the last epoch, where other rows were sent after it."""
@@ -111,14 +114,6 @@ class RunWriter:
         if preempted:
             self.run.mark_preempting()  # a sweep puts the trial back in its queue
         self.run.finish(exit_code=exit_code)
-
-    def _table(self) -> dict[str, Any]:
-        """The long table of the whole run, and the charts that draw from it."""
-        table = wandb.Table(columns=list(COLUMNS), data=table_lines(self.folder, self.config))
-        if not (self.record.charts and self.online):
-            return {TABLE_KEY: table}
-        charts = {f"charts/{chart.name}": custom_chart(table, chart, self.run.entity) for chart in CHARTS}
-        return {TABLE_KEY: table, **charts}
 
 
 def table_lines(folder: Path, config: Mapping[str, Any]) -> list[list[Any]]:

@@ -14,6 +14,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -47,6 +48,7 @@ from tracking.online.sync import command, sync_run
 from tracking.online.timeout import within
 
 PREEMPTED = 128 + signal.SIGTERM  # the exit code of a run that was asked to stop
+STOPPED_S = 10  # for the table of such a run: schedulers kill after 30 s or so
 
 
 class WandbTracker:
@@ -65,6 +67,7 @@ class WandbTracker:
         tags: beside the run's own (data set, method, refinement).
         machine_info: False keeps host name, hardware, paths, git remote and console output on this machine.
         artifacts: True uploads checkpoints and pseudo-labels when the run ended as planned.
+        table_every: epochs from one long table to the next while the run is online; 0 for the one at the end alone.
         charts: True draws the custom charts on the run's page; `python -m tracking.workspace` registers them.
         consumed: name of the artifact that the run goes on from, for its lineage.
 
@@ -83,6 +86,7 @@ class WandbTracker:
         machine_info: bool = True,
         artifacts: bool = False,
         charts: bool = False,
+        table_every: int = 20,
         consumed: str = "",
     ) -> None:
         self.folder = folder
@@ -106,6 +110,8 @@ class WandbTracker:
         self._writer: RunWriter | None = None
         self._lock = ExitStack()
         self._broken = False
+        self.table_every = table_every
+        self._table = threading.Thread()  # sends the long table while the run goes on
 
     def start(self, config: Mapping[str, Any], state: Mapping[str, Any], first_epoch: int) -> None:
         before = read_record(self.folder)
@@ -182,10 +188,21 @@ class WandbTracker:
             return
         try:
             self._writer.send(row)
+            self._send_table_aside(self._writer, row["epoch"] + 1)
         except Exception as error:  # a tracker that breaks must not break training
             if not self._broken:
                 say(f"W&B stopped taking rows ({first_line(error)}); {self.folder}/metrics.jsonl goes on")
             self._broken = True
+
+    def _send_table_aside(self, writer: RunWriter, epochs: int) -> None:
+        """The table, when it is due: in a thread, since it asks the server, and never two at a time."""
+        due = self.table_every and epochs % self.table_every == 0 and epochs < writer.config["epochs"]
+        if not due or not writer.online or self._table.is_alive():
+            return
+        self._table = threading.Thread(
+            target=within, args=(finish_timeout_s(), writer.send_table), daemon=True
+        )
+        self._table.start()
 
     def alert(self, alert: Alert) -> None:
         """W&B sends it as the account's settings say, by mail or Slack; W&B itself holds back repetitions."""
@@ -211,7 +228,8 @@ class WandbTracker:
     def _close(self, writer: RunWriter, exit_code: int) -> None:
         try:
             # tables and artifacts ask the server before they are sent, which may hang
-            if reason := within(finish_timeout_s(), lambda: self._last_words(writer, exit_code)):
+            limit = min(finish_timeout_s(), STOPPED_S) if self.record.preempted else finish_timeout_s()
+            if reason := within(limit, lambda: self._last_words(writer, exit_code)):
                 say(f"W&B did not take the table ({reason}): send it with `{command(self.folder)}`")
             writer.finish(exit_code, preempted=self.record.preempted)
         except Exception as error:
@@ -225,6 +243,8 @@ class WandbTracker:
             say(f"W&B: look at it with `{look}`, send it with `{command(self.folder)}`")
 
     def _last_words(self, writer: RunWriter, exit_code: int) -> None:
+        if self._table.is_alive():
+            self._table.join()  # an older table must not come last
         writer.send_table()
         if exit_code == 0 and self.record.artifacts:
             writer.send_artifacts()

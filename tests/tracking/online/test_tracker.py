@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -116,12 +117,49 @@ def test_the_last_row_carries_the_long_table_once(server: WandbServer, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_run_that_ends_early_still_leaves_its_table(server: WandbServer, tmp_path: Path) -> None:
-    end(start(server, tmp_path / "run", until=4, exit_code=3))
+@pytest.mark.parametrize("charts", [False, True])
+@pytest.mark.parametrize(("exit_code", "state"), [(3, "failed"), (128 + signal.SIGTERM, "preempted")])
+def test_a_run_that_ends_early_still_leaves_its_table_and_charts(
+    server: WandbServer, tmp_path: Path, exit_code: int, state: str, charts: bool
+) -> None:
+    _, said = end(start(server, tmp_path / "run", until=4, exit_code=exit_code, tracker={"charts": charts}))
+    assert "did not take" not in said
     run = server.runs["r1"]
     assert [row["epoch"] for row in run.history] == [0, 1, 2, 3]
     assert run.summary["pseudo_labels"]["nrows"] == 4 * 3
-    assert (run.state, run.exit_code) == ("failed", 3)
+    assert bool(run.raw_config["_wandb"]["value"].get("visualize")) == charts
+    assert (run.state, run.exit_code) == (state, exit_code)
+
+
+@pytest.mark.slow
+def test_the_table_is_there_and_grows_while_the_run_goes_on(server: WandbServer, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = start(server, folder, pause_at=4, epoch_s=0.5, tracker={"table_every": 2})
+    assert server.wait_until(lambda: (folder / "waiting").exists(), 60)
+    summary = server.runs["r1"].summary
+    assert server.wait_until(lambda: server.runs["r1"].summary.get("pseudo_labels", {}).get("nrows") == 4 * 3)
+    assert server.runs["r1"].state == "running", summary
+    stored = server.runs["r1"].summary["pseudo_labels"]["path"]
+    assert server.wait_until(lambda: stored in server.runs["r1"].files)
+    assert len(json.loads(server.runs["r1"].files[stored])["data"]) == 4 * 3
+    (folder / "go").touch()
+    end(process)
+    run = server.runs["r1"]
+    assert [row["epoch"] for row in run.history] == list(range(6))
+    assert run.summary["pseudo_labels"]["nrows"] == 6 * 3
+
+
+@pytest.mark.slow
+def test_a_server_that_hangs_when_a_table_is_due_delays_no_epoch(server: WandbServer, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = start(server, folder, BOUNDED, pause_at=1, epoch_s=0.1, tracker={"table_every": 1})
+    assert server.wait_until(lambda: (folder / "waiting").exists(), 60)
+    server.hang(600)
+    (folder / "go").touch()
+    times, _ = end(process)
+    assert times["slowest_log_s"] < 0.5
+    assert times["finish_s"] < 2 * BOUND_S + 2
+    server.heal()
 
 
 def test_tags_mark_a_capped_regime() -> None:
