@@ -28,9 +28,10 @@ REFINEMENTS = ("none", "darp", "align", "sinkhorn")
 METHOD_NAMES = ("mix", "remix", "fix", "pseudo", "sup")  # semi/methods has one file for each
 
 # What a field does to a run. shaping: another value is another run. refinement: the same, but only where the
-# pseudo-labels are refined; a raw run and its refined counterpart may differ in it. incidental: the run computes the
-# same whatever the value is.
-Kind = Literal["shaping", "refinement", "incidental"]
+# pseudo-labels are refined; a raw run and its refined counterpart may differ in it. length: the same run goes on for
+# longer, in its own folder; reports tell a short one from a long one. incidental: the run computes the same whatever
+# the value is.
+Kind = Literal["shaping", "refinement", "length", "incidental"]
 
 
 class ConfigError(ValueError):
@@ -76,7 +77,7 @@ def fields_of_kind(options: Any, kind: Kind) -> frozenset[str]:
 
 def kinds_of(options: Any) -> dict[str, list[str]]:
     """Kind -> names of the fields that make up a run; what a run folder keeps for those who compare runs."""
-    return {kind: sorted(fields_of_kind(options, kind)) for kind in ("shaping", "refinement")}
+    return {kind: sorted(fields_of_kind(options, kind)) for kind in ("shaping", "refinement", "length")}
 
 
 data_flag = partial(flag, group="data")
@@ -221,7 +222,12 @@ class Config(DataConfig):
         "code that the original uses: it has no number and no magnitude of operations.",
         choices=RANDAUGMENTS,
     )
-    epochs: int = flag(500, "Number of epochs.", flags=["epoch"])
+    epochs: int = flag(
+        500,
+        "Number of epochs. With --resume auto a finished run goes on to a larger number.",
+        flags=["epoch"],
+        kind="length",
+    )
     start_epoch: int = flag(
         0,
         "Number of the first epoch when nothing is resumed.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -204,6 +204,18 @@ def never_refines(config: Config) -> str:
     )
 
 
+def other_schedule(job: Job, state: Mapping[str, Any]) -> str:
+    """One sentence where the checkpoint's epochs were weighted for another number of them than --epochs says now."""
+    then, now = state["config"]["epochs"], job.config.epochs
+    if then == now or not job.method.weights_follow_epochs:
+        return ""
+    return (
+        f"--epochs {now}: loss weights of --semi_method {job.config.semi_method} rise with the share of --epochs that "
+        f"is done. The epochs so far were weighted for {then}, those from now on are for {now}: a run of {now} epochs "
+        "from the start would give other figures"
+    )
+
+
 def describe(job: Job) -> dict[str, Any]:
     """The whole resolved configuration with what came of it, as plain values."""
     split = job.split
@@ -254,7 +266,7 @@ def restore(job: Job, point: ResumePoint) -> int:
     these in this order; CheckpointError when it does not fit the device or the classes, or is incomplete.
     """
     state, now = point.state, asdict(job.config)
-    free = fields_of_kind(Config, "incidental") | {"epochs"}
+    free = fields_of_kind(Config, "incidental") | fields_of_kind(Config, "length")
     try:
         for name, then in state["config"].items():
             if name not in free and now.get(name) != then:

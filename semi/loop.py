@@ -16,7 +16,7 @@ from semi import checkpoint, stopping
 from semi.checkpoint import BEST_FILE, CHECKPOINT_FILE, PREVIOUS_FILE
 from semi.device import Stopwatch
 from semi.evaluate import confusion, scores
-from semi.job import Job, describe, never_refines, restore, snapshot
+from semi.job import Job, describe, never_refines, other_schedule, restore, snapshot
 from semi.lock import claimed
 from semi.methods import Losses
 from semi.progress import Progress
@@ -50,7 +50,8 @@ def run(job: Job, folder: Path, resume_from: ResumePoint | None, tracker: Tracke
             if resume_from.path.parent == folder:
                 keep_best(job, resume_from.path, folder)  # a kill may have come before it was linked
         tracker.start(describe(job) | {"run_name": folder.name}, tracker_state, first_epoch)
-        if sentence := never_refines(config):  # last, where it is seen
+        schedule = other_schedule(job, resume_from.state) if resume_from else ""
+        for sentence in filter(None, (schedule, never_refines(config))):  # last, where they are seen
             print(sentence, file=sys.stderr)
         train_epochs(job, folder, first_epoch, tracker)
 
