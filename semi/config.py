@@ -23,6 +23,7 @@ AUGMENTATIONS = ("auto", "published", "fixmatch")
 PUBLISHED_ON = ("cifar10", "cifar100", "stl10")  # the paper's data sets: --augment auto is published there
 LOADERS = ("device", "published")
 RANDAUGMENTS = ("published", "package")
+NAN_CHOICES = ("stop", "continue")
 SOLVERS = ("exact", "reference")
 REFINEMENTS = ("none", "darp", "align", "sinkhorn")
 METHOD_NAMES = ("mix", "remix", "fix", "pseudo", "sup")  # semi/methods has one file for each
@@ -244,9 +245,16 @@ class Config(DataConfig):
         "Warn when pseudo-labels collapse, a class dies, or the refinement or the loss fails.",
         kind="incidental",
     )
+    nan: str = flag(
+        "stop",
+        "What a loss or weight that is not finite does. stop: end with exit code 3 and keep the checkpoint before. "
+        "continue: train on.",
+        choices=NAN_CHOICES,
+        kind="incidental",
+    )
     stop_on_collapse: bool = flag(
         False,
-        "Stop with exit code 3 when pseudo-labels collapse or the loss is not finite.",
+        "Stop with exit code 3 when pseudo-labels collapse.",
         kind="incidental",
     )
 
@@ -261,6 +269,11 @@ class Config(DataConfig):
         "Continue from this checkpoint.pt. auto: from the run's own checkpoint, if it has one. "
         "wandb:ENTITY/PROJECT/NAME:ALIAS: from an artifact (train_with_wandb.py).",
         differs="everything is restored: pseudo-labels, random states, the last 20 epochs",
+    )
+    checkpoint_every_s: float = folder_flag(
+        300.0,
+        "Seconds from one checkpoint to the next within an epoch; longer where saving would take more than 1 % of the "
+        "time. Each epoch ends with one in any case.",
     )
     overwrite: bool = folder_flag(False, "Start again in a folder that holds a run. The old folder is kept.")
     dry_run: bool = folder_flag(

@@ -30,6 +30,7 @@ from semi import checkpoint
 from semi.checkpoint import CHECKPOINT_FILE, CheckpointError
 from semi.config import Config, ConfigError, fields_of_kind, kinds_of
 from semi.ema import Ema
+from semi.epoch import EpochSoFar
 from semi.estimation import estimate_source
 from semi.methods import METHODS, Method
 from semi.run_folder import ResumePoint
@@ -240,9 +241,10 @@ def describe(job: Job) -> dict[str, Any]:
     }
 
 
-def snapshot(job: Job, epoch: int) -> dict[str, Any]:
-    """All that the epochs after `epoch` depend on."""
+def snapshot(job: Job, epoch: int, so_far: EpochSoFar | None = None) -> dict[str, Any]:
+    """All that the epochs after `epoch` depend on; `so_far` is what is done of the next one."""
     return {
+        "partial": so_far.state_dict() if so_far else None,
         "config": asdict(job.config),
         "epoch": epoch,
         "index_u": job.split.index_u,  # which images the rows of the store are
@@ -260,7 +262,7 @@ def snapshot(job: Job, epoch: int) -> dict[str, Any]:
 
 
 def restore(job: Job, point: ResumePoint) -> int:
-    """Take up a snapshot; returns the number of the next epoch.
+    """Take up a snapshot; returns the number of the epoch that comes next or goes on.
 
     Raises ConfigError when the checkpoint's configuration would train something else, or its unlabeled images are not
     these in this order; CheckpointError when it does not fit the device or the classes, or is incomplete.
