@@ -75,7 +75,7 @@ class Refiner:
         self.num_iter = num_iter
         self.solver = solver
         self._duals: Tensor | None = None
-        self._solutions: list[Solution] = []
+        self._solved: list[tuple[float, int, bool]] = []  # residual, passes and convergence of each solve
         self._seconds = 0.0
 
     def targets(self, index: Tensor, probs: Tensor, epoch: int, step: int) -> Tensor:
@@ -98,23 +98,30 @@ class Refiner:
             )
         self.store.refined = solution.refined
         self._duals = solution.duals if solution.converged else None
-        self._solutions.append(solution)
+        self._solved.append((solution.residual, solution.iterations, solution.converged))
         self._seconds += time.perf_counter() - start
         return solution
 
     def health(self) -> dict[str, float]:
         """Worst residual, mean passes and failures of the solves since the last call, their wall time in seconds."""
-        solved, self._solutions = self._solutions, []
+        solved, self._solved = self._solved, []
         seconds, self._seconds = self._seconds, 0.0
         row = {"darp/solves": float(len(solved)), "darp/seconds": seconds}
         if solved:
-            row["darp/residual"] = max(s.residual for s in solved)
-            row["darp/iterations"] = sum(s.iterations for s in solved) / len(solved)
-            row["darp/unconverged"] = float(sum(not s.converged for s in solved))
+            row["darp/residual"] = max(residual for residual, _, _ in solved)
+            row["darp/iterations"] = sum(passes for _, passes, _ in solved) / len(solved)
+            row["darp/unconverged"] = float(sum(not converged for _, _, converged in solved))
         return row
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self._duals is None else {"duals": self._duals}
+        state: dict[str, Any] = {} if self._duals is None else {"duals": self._duals}
+        if self._solved:  # in the middle of an epoch
+            state |= {"solved": [list(solve) for solve in self._solved], "seconds": self._seconds}
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._duals = state.get("duals")
+        self._solved = [
+            (residual, passes, converged) for residual, passes, converged in state.get("solved", [])
+        ]
+        self._seconds = state.get("seconds", 0.0)

@@ -16,7 +16,7 @@ from semi import stopping
 from semi.checkpoint import CheckpointError
 from semi.cli import parse
 from semi.config import Config, ConfigError, EstimateConfig
-from semi.device import pick_device
+from semi.device import conditions, pick_device
 from semi.estimation import (
     NotIdentifiable,
     estimate_config,
@@ -75,7 +75,12 @@ def train(
             if sentence := never_refines(config):
                 print(sentence, file=sys.stderr)
             return 0
-        run(job, folder, resume_from, Fanout([LocalTracker(folder), *others, watch(config, folder, others)]))
+        run(
+            job,
+            folder,
+            resume_from,
+            Fanout([LocalTracker(folder, conditions(device)), *others, watch(config, folder, others)]),
+        )
     except (ConfigError, DataError, CheckpointError) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         return USER_ERROR

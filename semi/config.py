@@ -23,14 +23,16 @@ AUGMENTATIONS = ("auto", "published", "fixmatch")
 PUBLISHED_ON = ("cifar10", "cifar100", "stl10")  # the paper's data sets: --augment auto is published there
 LOADERS = ("device", "published")
 RANDAUGMENTS = ("published", "package")
+NAN_CHOICES = ("stop", "continue")
 SOLVERS = ("exact", "reference")
 REFINEMENTS = ("none", "darp", "align", "sinkhorn")
 METHOD_NAMES = ("mix", "remix", "fix", "pseudo", "sup")  # semi/methods has one file for each
 
 # What a field does to a run. shaping: another value is another run. refinement: the same, but only where the
-# pseudo-labels are refined; a raw run and its refined counterpart may differ in it. incidental: the run computes the
-# same whatever the value is.
-Kind = Literal["shaping", "refinement", "incidental"]
+# pseudo-labels are refined; a raw run and its refined counterpart may differ in it. length: the same run goes on for
+# longer, in its own folder; reports tell a short one from a long one. incidental: the run computes the same whatever
+# the value is.
+Kind = Literal["shaping", "refinement", "length", "incidental"]
 
 
 class ConfigError(ValueError):
@@ -76,7 +78,7 @@ def fields_of_kind(options: Any, kind: Kind) -> frozenset[str]:
 
 def kinds_of(options: Any) -> dict[str, list[str]]:
     """Kind -> names of the fields that make up a run; what a run folder keeps for those who compare runs."""
-    return {kind: sorted(fields_of_kind(options, kind)) for kind in ("shaping", "refinement")}
+    return {kind: sorted(fields_of_kind(options, kind)) for kind in ("shaping", "refinement", "length")}
 
 
 data_flag = partial(flag, group="data")
@@ -221,7 +223,12 @@ class Config(DataConfig):
         "code that the original uses: it has no number and no magnitude of operations.",
         choices=RANDAUGMENTS,
     )
-    epochs: int = flag(500, "Number of epochs.", flags=["epoch"])
+    epochs: int = flag(
+        500,
+        "Number of epochs. With --resume auto a finished run goes on to a larger number.",
+        flags=["epoch"],
+        kind="length",
+    )
     start_epoch: int = flag(
         0,
         "Number of the first epoch when nothing is resumed.",
@@ -238,9 +245,16 @@ class Config(DataConfig):
         "Warn when pseudo-labels collapse, a class dies, or the refinement or the loss fails.",
         kind="incidental",
     )
+    nan: str = flag(
+        "stop",
+        "What a loss or weight that is not finite does. stop: end with exit code 3 and keep the checkpoint before. "
+        "continue: train on.",
+        choices=NAN_CHOICES,
+        kind="incidental",
+    )
     stop_on_collapse: bool = flag(
         False,
-        "Stop with exit code 3 when pseudo-labels collapse or the loss is not finite.",
+        "Stop with exit code 3 when pseudo-labels collapse.",
         kind="incidental",
     )
 
@@ -255,6 +269,11 @@ class Config(DataConfig):
         "Continue from this checkpoint.pt. auto: from the run's own checkpoint, if it has one. "
         "wandb:ENTITY/PROJECT/NAME:ALIAS: from an artifact (train_with_wandb.py).",
         differs="everything is restored: pseudo-labels, random states, the last 20 epochs",
+    )
+    checkpoint_every_s: float = folder_flag(
+        300.0,
+        "Seconds from one checkpoint to the next within an epoch; longer where saving would take more than 1 % of the "
+        "time. Each epoch ends with one in any case.",
     )
     overwrite: bool = folder_flag(False, "Start again in a folder that holds a run. The old folder is kept.")
     dry_run: bool = folder_flag(

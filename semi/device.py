@@ -1,11 +1,17 @@
-"""Which device, and what time passed on it."""
+"""Which device, what time passed on it, and what else figures depend on beside the configuration."""
 
 from __future__ import annotations
 
+import platform
 import time
 from collections import defaultdict
+from pathlib import Path
+from typing import Any
 
+import numpy
 import torch
+
+from tracking.local import checkout_commit
 
 
 def pick_device(gpu: str) -> tuple[torch.device, str]:
@@ -20,6 +26,19 @@ def pick_device(gpu: str) -> tuple[torch.device, str]:
             "cuda", 0
         ), f"--gpu {gpu}: {count} GPU(s) visible here, numbered from 0; using GPU 0 instead"
     return torch.device("cuda", int(gpu)), ""
+
+
+def conditions(device: torch.device) -> dict[str, Any]:
+    """What a run's figures depend on beside its configuration, as plain values."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return {
+        "commit": checkout_commit(Path(__file__).parents[1]),  # ends in -dirty where files differ from it
+        "threads": torch.get_num_threads(),
+        "device": name,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": numpy.__version__,
+    }
 
 
 class Stopwatch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -30,6 +30,7 @@ from semi import checkpoint
 from semi.checkpoint import CHECKPOINT_FILE, CheckpointError
 from semi.config import Config, ConfigError, fields_of_kind, kinds_of
 from semi.ema import Ema
+from semi.epoch import EpochSoFar
 from semi.estimation import estimate_source
 from semi.methods import METHODS, Method
 from semi.run_folder import ResumePoint
@@ -204,6 +205,18 @@ def never_refines(config: Config) -> str:
     )
 
 
+def other_schedule(job: Job, state: Mapping[str, Any]) -> str:
+    """One sentence where the checkpoint's epochs were weighted for another number of them than --epochs says now."""
+    then, now = state["config"]["epochs"], job.config.epochs
+    if then == now or not job.method.weights_follow_epochs:
+        return ""
+    return (
+        f"--epochs {now}: loss weights of --semi_method {job.config.semi_method} rise with the share of --epochs that "
+        f"is done. The epochs so far were weighted for {then}, those from now on are for {now}: a run of {now} epochs "
+        "from the start would give other figures"
+    )
+
+
 def describe(job: Job) -> dict[str, Any]:
     """The whole resolved configuration with what came of it, as plain values."""
     split = job.split
@@ -228,9 +241,10 @@ def describe(job: Job) -> dict[str, Any]:
     }
 
 
-def snapshot(job: Job, epoch: int) -> dict[str, Any]:
-    """All that the epochs after `epoch` depend on."""
+def snapshot(job: Job, epoch: int, so_far: EpochSoFar | None = None) -> dict[str, Any]:
+    """All that the epochs after `epoch` depend on; `so_far` is what is done of the next one."""
     return {
+        "partial": so_far.state_dict() if so_far else None,
         "config": asdict(job.config),
         "epoch": epoch,
         "index_u": job.split.index_u,  # which images the rows of the store are
@@ -248,13 +262,13 @@ def snapshot(job: Job, epoch: int) -> dict[str, Any]:
 
 
 def restore(job: Job, point: ResumePoint) -> int:
-    """Take up a snapshot; returns the number of the next epoch.
+    """Take up a snapshot; returns the number of the epoch that comes next or goes on.
 
     Raises ConfigError when the checkpoint's configuration would train something else, or its unlabeled images are not
     these in this order; CheckpointError when it does not fit the device or the classes, or is incomplete.
     """
     state, now = point.state, asdict(job.config)
-    free = fields_of_kind(Config, "incidental") | {"epochs"}
+    free = fields_of_kind(Config, "incidental") | fields_of_kind(Config, "length")
     try:
         for name, then in state["config"].items():
             if name not in free and now.get(name) != then:

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import defaultdict
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
 
-from semi import checkpoint, stopping
-from semi.checkpoint import BEST_FILE, CHECKPOINT_FILE, PREVIOUS_FILE
+from semi import stopping
 from semi.device import Stopwatch
+from semi.epoch import EpochSoFar
 from semi.evaluate import confusion, scores
-from semi.job import Job, describe, never_refines, restore, snapshot
+from semi.job import Job, describe, never_refines, other_schedule, restore
 from semi.lock import claimed
 from semi.methods import Losses
 from semi.progress import Progress
 from semi.run_folder import ResumePoint, refuse_if_moved_on, set_aside
+from semi.saving import Checkpoints, keep_best
+from tracking.alerts import HOPELESS_EXIT
 from tracking.base import Tracker
 from tracking.row import pseudo_label_metrics
 
 DECAY = 0.02  # each step shrinks the weights by DECAY * lr, as MixMatch's code did
+LOSS_CHECKS = 10  # times an epoch that the loss is looked at; each of them waits for the device
 
 
 def run(job: Job, folder: Path, resume_from: ResumePoint | None, tracker: Tracker) -> None:
@@ -32,9 +32,10 @@ def run(job: Job, folder: Path, resume_from: ResumePoint | None, tracker: Tracke
 
     Raises ConfigError or CheckpointError, one line each, before anything is written.
     """
-    config, first_epoch, tracker_state = job.config, job.config.start_epoch, {}
+    config, first_epoch, partial, tracker_state = job.config, job.config.start_epoch, None, {}
     if resume_from:
-        first_epoch, tracker_state = restore(job, resume_from), resume_from.state.get("tracker", {})
+        first_epoch, partial = restore(job, resume_from), resume_from.state.get("partial")
+        tracker_state = resume_from.state.get("tracker", {})
     if first_epoch >= config.epochs:
         print(
             f"nothing to train: epoch {config.epochs - 1} is done; raise --epochs to go on", file=sys.stderr
@@ -43,81 +44,107 @@ def run(job: Job, folder: Path, resume_from: ResumePoint | None, tracker: Tracke
             tracker.start(describe(job) | {"run_name": folder.name}, tracker_state, first_epoch)
             tracker.finish(0)
         return
+    so_far = EpochSoFar(job.device, partial)
     with claimed(folder, overwrite=config.overwrite and not resume_from):
         refuse_if_moved_on(folder, resume_from)
         if resume_from:
             set_aside(resume_from)
-            if resume_from.path.parent == folder:
+            if resume_from.path.parent == folder and not partial:
                 keep_best(job, resume_from.path, folder)  # a kill may have come before it was linked
         tracker.start(describe(job) | {"run_name": folder.name}, tracker_state, first_epoch)
-        if sentence := never_refines(config):  # last, where it is seen
+        schedule = other_schedule(job, resume_from.state) if resume_from else ""
+        for sentence in filter(None, (schedule, never_refines(config))):  # last, where they are seen
             print(sentence, file=sys.stderr)
-        train_epochs(job, folder, first_epoch, tracker)
+        exit_code = 1
+        try:
+            train_epochs(job, folder, first_epoch, so_far, tracker)
+            exit_code = 0
+        except SystemExit as stop:
+            exit_code = stop.code if isinstance(stop.code, int) else 1
+            raise
+        finally:
+            tracker.finish(exit_code)
 
 
-def train_epochs(job: Job, folder: Path, first_epoch: int, tracker: Tracker) -> None:
-    """Train from `first_epoch` on; `tracker` hears of the end, however it comes."""
-    config = job.config
-    exit_code = 1
-    try:
-        with Progress(config.epochs * config.val_iteration, first_epoch * config.val_iteration) as progress:
-            overhead = {"time/log": 0.0, "time/checkpoint": 0.0}
-            for epoch in range(first_epoch, config.epochs):
-                row = train_epoch(job, epoch, progress) | overhead
-                with stopping.held():
-                    begin = time.perf_counter()
-                    tracker.log(row)
-                    logged = time.perf_counter()
-                    keep(job, epoch, folder, tracker)
-                    overhead = {"time/log": logged - begin, "time/checkpoint": time.perf_counter() - logged}
-                progress.epoch(row, config.epochs)
-        exit_code = 0
-    except SystemExit as stop:
-        exit_code = stop.code if isinstance(stop.code, int) else 1
-        raise
-    finally:
-        tracker.finish(exit_code)
+def train_epochs(job: Job, folder: Path, first_epoch: int, so_far: EpochSoFar, tracker: Tracker) -> None:
+    """Train from `first_epoch` on, in which `so_far` is done.
+
+    Raises SystemExit: at a request to stop, with the state saved; when the loss is not finite; and at the end when
+    the disk did not take all of it.
+    """
+    config, checkpoints = job.config, Checkpoints(job, folder, tracker)
+    steps = config.val_iteration
+    with stopping.held(), Progress(config.epochs * steps, first_epoch * steps + so_far.step) as progress:
+        time_log = 0.0
+        for epoch in range(first_epoch, config.epochs):
+            broken = train_epoch(job, epoch, so_far, progress, checkpoints)
+            row = finish_epoch(job, epoch, so_far)
+            row |= {"time/log": time_log, "time/checkpoint": checkpoints.seconds()}
+            begin = time.perf_counter()
+            tracker.log(row)
+            time_log = time.perf_counter() - begin
+            if broken or (config.nan == "stop" and not is_finite(job, so_far)):
+                end_as_not_finite(row, folder)
+            checkpoints.save(epoch)
+            progress.epoch(row, config.epochs)
+            stopping.end_if_requested()
+            so_far = EpochSoFar(job.device)
+    if checkpoints.behind or tracker.state_dict().get("unwritten_rows"):
+        print(
+            f"{checkpoints.behind or folder}: the end of the run could not be written; make room and go on with "
+            "--resume auto, which trains again what is missing",
+            file=sys.stderr,
+        )
+        raise SystemExit(1)
 
 
-def keep(job: Job, epoch: int, folder: Path, tracker: Tracker) -> None:
-    """`checkpoint.pt` of this epoch, the one before as `checkpoint.prev.pt`, and `best.pt`."""
-    path = folder / CHECKPOINT_FILE
-    state = snapshot(job, epoch) | {"tracker": tracker.state_dict()}
-    if path.exists():
-        checkpoint.link(path, folder / PREVIOUS_FILE)
-    checkpoint.save(path, state)
-    keep_best(job, path, folder)
-
-
-def keep_best(job: Job, path: Path, folder: Path) -> None:
-    """`best.pt` is the checkpoint of the epoch whose test/bacc is the largest so far."""
-    if job.recent and job.recent[-1][0] == job.best_bacc:
-        checkpoint.link(path, folder / BEST_FILE)
-
-
-def train_epoch(job: Job, epoch: int, progress: Progress) -> dict[str, Any]:
-    """`val_iteration` steps, then the scores of the averaged weights: one row."""
+def train_epoch(
+    job: Job, epoch: int, so_far: EpochSoFar, progress: Progress, checkpoints: Checkpoints | None = None
+) -> bool:
+    """The steps of an epoch that are still to do; True when the loss is not finite any more and that ends the run."""
     steps = job.config.val_iteration
-    begin = time.perf_counter()
-    watch = Stopwatch(job.device)
-    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=job.device))
+    stops = job.config.nan == "stop"
     job.model.train()
-    for step in range(steps):
-        losses = train_step(job, epoch, step, watch)
-        for part in fields(losses):
-            if (value := getattr(losses, part.name)) is not None:
-                sums[part.name] += value.detach()  # on the device: nothing waits
+    while so_far.step < steps:
+        so_far.add(train_step(job, epoch, so_far.step, so_far.watch))
         progress.step()
-    seconds = watch.read()
-    trained = time.perf_counter()
+        due = checkpoints is not None and checkpoints.due()
+        if stops and (due or so_far.step % max(1, steps // LOSS_CHECKS) == 0) and not is_finite(job, so_far):
+            return True
+        if checkpoints is not None and due:
+            checkpoints.save(epoch - 1, so_far)
+            stopping.end_if_requested()
+    return False
+
+
+def is_finite(job: Job, so_far: EpochSoFar) -> bool:
+    """Whether every loss of the epoch was finite, and every weight is. Waits for the device."""
+    weights = torch.stack(torch._foreach_norm([p.detach() for p in job.model.parameters()]))
+    return bool(torch.isfinite(so_far.total()) & torch.isfinite(weights).all())
+
+
+def end_as_not_finite(row: dict[str, Any], folder: Path) -> NoReturn:
+    """End the run without a checkpoint of its lost weights."""
+    print(
+        f"the loss or a weight is not finite in epoch {row['epoch']}: the run ends (exit code {HOPELESS_EXIT}), and "
+        f"{folder} keeps the checkpoint before. Start again with a smaller --lr, then a smaller --lambda-u or --ratio; "
+        "--nan continue trains on regardless",
+        file=sys.stderr,
+    )
+    raise SystemExit(HOPELESS_EXIT)
+
+
+def finish_epoch(job: Job, epoch: int, so_far: EpochSoFar) -> dict[str, Any]:
+    """The row of an epoch: its losses, the scores of the averaged weights, its times."""
+    seconds, trained = so_far.seconds(), so_far.elapsed()
     row: dict[str, Any] = {"epoch": epoch, "lr": job.config.lr}
-    row |= {f"loss/{name}": float(total) / steps for name, total in sums.items()}
+    row |= {f"loss/{name}": mean for name, mean in so_far.losses().items()}
     row |= evaluate(job)
     row |= job.refiner.health()
-    now = time.perf_counter()
+    now = so_far.elapsed()
     row |= {f"time/{name}": value for name, value in seconds.items()}
-    row |= {"time/eval": now - trained, "time/epoch": now - begin, "data_time": seconds["data"] / steps}
-    row["throughput/images_per_s"] = 2 * job.config.batch_size * steps / (trained - begin)
+    row |= {"time/eval": now - trained, "time/epoch": now, "data_time": seconds["data"] / so_far.step}
+    row["throughput/images_per_s"] = 2 * job.config.batch_size * so_far.step / trained
     return row
 
 

@@ -19,6 +19,7 @@ from tracking.regime import regime_name
 
 def default_run_name(config: Config, trial: str | None = None) -> str:
     """A readable name; its end is a digest of every field that shapes the result, so no two configurations share it.
+    A run that goes on for more epochs keeps its name.
 
     `trial` is the id of a sweep's trial: two trials of one configuration stay apart.
     """
@@ -29,9 +30,9 @@ def default_run_name(config: Config, trial: str | None = None) -> str:
 
 
 def digest(config: DataConfig) -> str:
-    """Eight hexadecimal digits of all fields that are not incidental."""
-    incidental = fields_of_kind(config, "incidental")
-    shaping = {name: value for name, value in dataclasses.asdict(config).items() if name not in incidental}
+    """Eight hexadecimal digits of all fields that shape a run, but for its length."""
+    free = fields_of_kind(config, "incidental") | fields_of_kind(config, "length")
+    shaping = {name: value for name, value in dataclasses.asdict(config).items() if name not in free}
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:8]
 
 

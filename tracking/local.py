@@ -12,6 +12,7 @@ import math
 import os
 import re
 import secrets
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -72,6 +73,34 @@ def write_atomically(path: Path, text: str) -> None:
         file.write(text.encode("utf-8"))
 
 
+def append(path: Path, text: str) -> None:
+    """Add `text` to a file, all of it or nothing, and flush it to disk."""
+    with path.open("ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            data = memoryview(text.encode("utf-8"))
+            while data:
+                data = data[file.write(data) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise
+
+
+def checkout_commit(root: Path) -> str:
+    """The checkout's commit, marked when files differ from it."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=10"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
 def encode_row(row: Row) -> str:
     """One line of JSON. Numbers that JSON does not know (nan, inf) become null."""
     finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
@@ -107,16 +136,56 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 class LocalTracker:
-    """Writes `folder/config.yaml` at the start and one line of `folder/metrics.jsonl` an epoch, flushed to disk."""
+    """Writes `folder/config.yaml` at the start and one line of `folder/metrics.jsonl` an epoch, flushed to disk.
 
-    def __init__(self, folder: Path) -> None:
+    A row that the disk does not take is said once and written with the next one; until then the checkpoint keeps it.
+
+    Args:
+        conditions: what else than the configuration the figures depend on (code, threads, device, versions). Each
+            start adds them to the list `starts` of config.yaml, and nowhere else.
+    """
+
+    def __init__(self, folder: Path, conditions: Mapping[str, Any] | None = None) -> None:
         self.folder = folder
+        self.conditions = conditions
+        self._unwritten: list[Row] = []
+        self._told = False
 
     def start(self, config: Mapping[str, Any], state: Mapping[str, Any], first_epoch: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / CONFIG_FILE, yaml.safe_dump(dict(config), sort_keys=False))
+        content = dict(config)
+        if self.conditions is not None:
+            content["starts"] = [*self._starts(first_epoch), {"epoch": first_epoch, **self.conditions}]
+        write_atomically(self.folder / CONFIG_FILE, yaml.safe_dump(content, sort_keys=False))
         if (self.folder / METRICS_FILE).exists():
             self._cut(first_epoch)
+        self._unwritten = list(state.get("unwritten_rows", []))
+
+    def _starts(self, first_epoch: int) -> list[Any]:
+        """The starts before this one; where their conditions were others, one line says so."""
+        try:
+            starts = read_config(self.folder).get("starts") or []
+            before = starts[-1]
+            differences = [
+                f"{name} {before.get(name)} -> {value}"
+                for name, value in (self.conditions or {}).items()
+                if before.get(name) != value
+            ]
+        except (
+            ValueError,
+            AttributeError,
+            KeyError,
+            IndexError,
+            TypeError,
+        ):  # the first start, or no list of ours
+            return []
+        if differences:
+            print(
+                f"{self.folder}: from epoch {first_epoch} on under other conditions ({', '.join(differences)}); "
+                "the figures may differ from those of one uninterrupted run",
+                file=sys.stderr,
+            )
+        return list(starts)
 
     def _cut(self, first_epoch: int) -> None:
         """Epochs after the checkpoint run again: their old rows go, so that none is doubled.
@@ -138,13 +207,22 @@ class LocalTracker:
         write_atomically(metrics, "".join(f"{line}\n" for line, row in rows if row["epoch"] < first_epoch))
 
     def log(self, row: Row) -> None:
-        with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as file:
-            file.write(encode_row(row))
-            file.flush()
-            os.fsync(file.fileno())
+        rows = [*self._unwritten, row]
+        try:
+            append(self.folder / METRICS_FILE, "".join(map(encode_row, rows)))
+            self._unwritten = []
+        except OSError as error:
+            self._unwritten = rows
+            if not self._told:
+                print(
+                    f"{self.folder / METRICS_FILE}: {error.strerror or error}; training goes on, and the row comes "
+                    "with the next one that is written",
+                    file=sys.stderr,
+                )
+            self._told = True
 
     def state_dict(self) -> dict[str, Any]:
-        return {}
+        return {"unwritten_rows": [dict(row) for row in self._unwritten]} if self._unwritten else {}
 
     def finish(self, exit_code: int) -> None:
         pass

@@ -31,6 +31,7 @@ class Method(Protocol):
     views_x: tuple[View, ...]  # the views of a labeled image that the loader makes
     views_u: tuple[View, ...]  # of an unlabeled one
     unlabeled_includes_labeled: bool
+    weights_follow_epochs: bool  # whether `losses` depends on `progress`
 
     @classmethod
     def from_config(cls, config: Config, target_counts: Tensor) -> Method:

@@ -22,6 +22,7 @@ class FixMatch(Stateless):
     views_x: tuple[View, ...] = ("weak",)
     views_u: tuple[View, ...] = ("weak", "strong", "strong")
     unlabeled_includes_labeled = True
+    weights_follow_epochs = False
 
     def __init__(self, tau: float) -> None:
         self.tau = tau

@@ -29,6 +29,7 @@ class MixMatch(Stateless):
     views_x: tuple[View, ...] = ("weak",)
     views_u: tuple[View, ...] = ("weak", "weak")
     unlabeled_includes_labeled = False
+    weights_follow_epochs = True
 
     def __init__(self, lambda_u: float, temperature: float, alpha: float) -> None:
         self.lambda_u = lambda_u

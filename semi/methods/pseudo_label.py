@@ -24,6 +24,7 @@ class PseudoLabel(Stateless):
     views_x: tuple[View, ...] = ("weak",)
     views_u: tuple[View, ...] = ("weak",)
     unlabeled_includes_labeled = False
+    weights_follow_epochs = True
 
     def __init__(self, tau: float) -> None:
         self.tau = tau

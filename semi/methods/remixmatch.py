@@ -35,6 +35,7 @@ class ReMixMatch:
     views_x: tuple[View, ...] = ("strong",)
     views_u: tuple[View, ...] = ("weak", "strong", "strong")
     unlabeled_includes_labeled = False
+    weights_follow_epochs = True
 
     def __init__(
         self,

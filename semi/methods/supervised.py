@@ -16,6 +16,7 @@ class Supervised(Stateless):
     views_x: tuple[View, ...] = ("weak",)
     views_u: tuple[View, ...] = ("weak",)
     unlabeled_includes_labeled = False
+    weights_follow_epochs = False
 
     @classmethod
     def from_config(cls, config: Config, target_counts: Tensor) -> Supervised:

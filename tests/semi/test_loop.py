@@ -162,7 +162,7 @@ def test_configurations_that_differ_have_folders_that_differ(tmp_path):
     base = config(tmp_path)
     changes: dict[str, Any] = {
         "ratio": 3.0, "num_max": 4, "imb_ratio_l": 2.0, "imb_ratio_u": 2.0, "refine": "darp", "alpha": 3.0, "warm": 7,
-        "seed": 1, "dataset": "fashion_mnist", "semi_method": "mix", "lr": 0.1, "tau": 0.5, "epochs": 9,
+        "seed": 1, "dataset": "fashion_mnist", "semi_method": "mix", "lr": 0.1, "tau": 0.5,
     }  # fmt: skip
     names = [default_run_name(dataclasses.replace(base, **{k: v})) for k, v in changes.items()]
     names += [default_run_name(base), default_run_name(base, "trial1")]

@@ -13,6 +13,8 @@ import torch
 from semi import checkpoint
 from semi.checkpoint import CheckpointError
 from semi.config import Config, ConfigError
+from semi.job import build_job
+from semi.methods import METHODS
 from semi.run_folder import resume_point, run_folder
 from tests.semi.runs import TINY, Interrupting, Interruption, rows, train
 
@@ -196,3 +198,42 @@ def test_best_pt_is_made_when_a_kill_came_between_the_checkpoint_and_it(tmp_path
     with pytest.raises(Interruption):
         train(c, Interrupting(after=3))
     assert checkpoint.load(folder / "best.pt")["epoch"] == 2
+
+
+@pytest.mark.parametrize("method", ["fix", "sup"])
+def test_more_epochs_go_on_in_the_same_folder_and_end_as_one_long_run(tmp_path, method):
+    whole = train(config(tmp_path / "whole", epochs=5, semi_method=method, refine="darp"))
+    short = config(tmp_path / "grown", semi_method=method, refine="darp")
+    train(short)
+    grown = dataclasses.replace(short, epochs=5, resume="auto")
+    assert run_folder(grown) == run_folder(short)
+    assert train(grown) == whole
+
+
+@pytest.mark.parametrize(
+    ("method", "told"), [("mix", True), ("remix", True), ("pseudo", True), ("fix", False)]
+)
+def test_more_epochs_of_a_method_whose_weights_follow_them_are_said_to_be_another_run(
+    tmp_path, capsys, method, told
+):
+    short = config(tmp_path, semi_method=method, epochs=1)
+    train(short)
+    capsys.readouterr()
+    train(dataclasses.replace(short, epochs=2, resume="auto"))
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("--epochs 2: ")]
+    assert len(said) == told
+    assert not told or "weighted for 1, those from now on are for 2" in said[0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_methods_losses_depend_on_the_training_progress_where_it_says_so(method):
+    job = build_job(Config(**(TINY | {"semi_method": method})), torch.device("cpu"))
+    batch = job.loader.next()
+    targets = torch.full((16, 10), 0.0)
+    targets[:, 0] = 1.0
+    totals = []
+    for progress in (0.1, 0.9):
+        torch.manual_seed(0)
+        job.model.train()
+        totals.append(float(job.method.losses(job.model, batch, targets, progress).total.detach()))
+    assert (totals[0] != totals[1]) == job.method.weights_follow_epochs

@@ -4,8 +4,9 @@ import torch
 
 from semi.config import Config
 from semi.device import Stopwatch
+from semi.epoch import EpochSoFar
 from semi.job import build_job
-from semi.loop import DECAY, train_epoch, train_step
+from semi.loop import DECAY, finish_epoch, train_epoch, train_step
 from semi.methods import Losses
 from semi.progress import Progress
 from tests.semi.runs import TINY
@@ -37,7 +38,9 @@ def job_of(method, **changes):
 def test_an_epochs_losses_are_the_means_of_its_steps():
     job = job_of(Counting(), val_iteration=4)
     with Progress(4, 0) as progress:
-        row = train_epoch(job, 0, progress)
+        so_far = EpochSoFar(job.device)
+        assert not train_epoch(job, 0, so_far, progress)
+    row = finish_epoch(job, 0, so_far)
     assert row["loss/total"] == (1 + 2 + 3 + 4) / 4
     assert row["loss/x"] == 10 * (1 + 2 + 3 + 4) / 4
     assert "loss/u" not in row
@@ -48,7 +51,7 @@ def test_training_progress_runs_over_all_epochs_and_in_train_mode_whatever_was_d
     job.model.eval()
     with Progress(8, 0) as progress:
         for epoch in range(2):
-            train_epoch(job, epoch, progress)
+            train_epoch(job, epoch, EpochSoFar(job.device), progress)
     assert job.method.progress == [k / 8 for k in range(8)]
     assert all(job.method.trained_in)
 

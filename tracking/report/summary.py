@@ -10,11 +10,11 @@ import csv
 import io
 import platform
 import statistics
-import subprocess
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from tracking.local import checkout_commit
 from tracking.report.figures import (
     FULL,
     MEAN,
@@ -139,7 +139,7 @@ def provenance(runs: Sequence[Run], command: str, notes: Sequence[str], root: Pa
     torches = sorted({str((run.config.get("versions") or {}).get("torch", "?")) for run in runs})
     return [
         *notes,
-        f"This page: `{command}`, commit {_commit(root)}",
+        f"This page: `{command}`, commit {checkout_commit(root)}",
         f"{len(runs)} runs, trained on {', '.join(devices)} with torch {', '.join(torches)}",
         f"Summarised on {platform.system()} {platform.machine()}, {_cpu()}",
     ]
@@ -147,20 +147,6 @@ def provenance(runs: Sequence[Run], command: str, notes: Sequence[str], root: Pa
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
-
-
-def _commit(root: Path) -> str:
-    """The checkout's commit, marked when files differ from it."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=10"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip() or "unknown"
 
 
 def _cpu() -> str:

@@ -118,7 +118,9 @@ def test_a_run_and_its_refined_counterpart_may_differ_in_every_field_of_the_refi
     assert members[0].counterpart_key() == members[1].counterpart_key()
 
 
-@pytest.mark.parametrize("name", sorted(fields_of_kind(Config, "shaping") - {"seed"}))
+@pytest.mark.parametrize(
+    "name", sorted(fields_of_kind(Config, "shaping") - {"seed"} | fields_of_kind(Config, "length"))
+)
 def test_runs_that_differ_in_a_field_that_shapes_them_are_two_configurations(tmp_path, name):
     given: dict[str, Any] = {name: (read_run(write_run(tmp_path, "one")).config.get(name) or 0)}
     given[name] = "another" if isinstance(given[name], str) else given[name] + 1

@@ -1,0 +1,65 @@
+"""What an epoch in progress has summed up so far; a checkpoint in its middle keeps it."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from semi.device import Stopwatch
+from semi.methods import Losses
+
+
+class EpochSoFar:
+    """Sums over the steps of one epoch, on `device`: nothing waits for it until they are read.
+
+    Attributes:
+        step: number of steps that are done.
+        watch: charges the time of each step.
+    """
+
+    def __init__(self, device: torch.device, state: Mapping[str, Any] | None = None) -> None:
+        state = state or {}
+        self.step = int(state.get("step", 0))
+        self.watch = Stopwatch(device)
+        self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
+        self._sums.update({name: total.to(device) for name, total in state.get("sums", {}).items()})
+        self._seconds: dict[str, float] = defaultdict(float, state.get("seconds", {}))
+        self._begin = time.perf_counter() - float(state.get("elapsed", 0.0))
+
+    def add(self, losses: Losses) -> None:
+        for part in fields(losses):
+            if (value := getattr(losses, part.name)) is not None:
+                self._sums[part.name] += value.detach()
+        self.step += 1
+
+    def losses(self) -> dict[str, float]:
+        """The mean of each loss over the steps. Waits for the device."""
+        return {name: float(total) / self.step for name, total in self._sums.items()}
+
+    def total(self) -> Tensor:
+        """Sum of the losses that were minimised, on the device; not finite as soon as one of them was not."""
+        return self._sums["total"]
+
+    def seconds(self) -> dict[str, float]:
+        """Time that was charged to each name. Waits for the device."""
+        for name, value in self.watch.read().items():
+            self._seconds[name] += value
+        return dict(self._seconds)
+
+    def elapsed(self) -> float:
+        """Seconds since the epoch began, without those between a kill and the resume."""
+        return time.perf_counter() - self._begin
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "sums": dict(self._sums),
+            "seconds": self.seconds(),
+            "elapsed": self.elapsed(),
+        }
