@@ -245,7 +245,11 @@ def _reason(probs: Tensor, dual: Dual, point: Point, unrounded: float, tol: floa
         )
     if dual.passes >= max_iter:
         return f"{dual.passes} passes left a residual of {point.residual:.1e}: raise max_iter"
+    if (reachable < dual.num_rows)[dual.on > 0].any():
+        why = "the zeros of the table may put the target out of reach (mix a little of every class in)"
+    else:
+        why = "entries near 0 leave the steps nothing to go by (mix 1e-4 of every class in)"
     return (
-        f"no progress below a residual of {point.residual:.1e} after {dual.passes} passes: the zeros of the table may "
-        "put the target out of reach (mix a little of every class in), or tol is below what rounding allows"
+        f"no progress below a residual of {point.residual:.1e} after {dual.passes} passes: {why}, "
+        "or tol is below what rounding allows"
     )

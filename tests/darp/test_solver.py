@@ -368,6 +368,14 @@ def test_zeros_that_make_the_target_unreachable_end_without_an_exception():
     assert torch.isfinite(solution.refined).all()
 
 
+def test_zeros_are_not_blamed_in_a_table_that_has_none():
+    probs, counts = predictions(300, 4, dtype=torch.float64), torch.tensor([299.7, 0.1, 0.1, 0.1])
+    solution = solve(probs, counts, tol=1e-18)
+    assert not solution.converged
+    assert "zeros" not in solution.reason
+    assert "rounding" in solution.reason
+
+
 def faulty(value, row=3, column=1):
     probs = predictions(10, 3)
     probs[row, column] = value

@@ -37,7 +37,7 @@ def test_one_line_says_that_passes_are_compiled_and_none_where_the_cache_has_the
 
 @pytest.mark.slow
 def test_after_compiling_ahead_a_refinement_of_few_or_many_classes_compiles_nothing(tmp_path):
-    out, said = python(tmp_path, "-m", "darp.engine")
+    out, said = python(tmp_path, "-m", "darp")
     assert out.startswith("the solver's passes are ready")
     assert said == LINE + "\n"
     assert python(tmp_path, "-c", REFRESH.format(12)) == ("", "")
