@@ -21,6 +21,8 @@ from tracking.regime import regime_name
 
 ONLINE = ("online", "shared")
 
+KINDS = "field_kinds"  # for those who read run folders; at W&B it would only lengthen the list of settings
+
 
 class RunWriter:
     """One open W&B run. Rows that the server has (`have`) are not sent again.
@@ -58,7 +60,7 @@ class RunWriter:
             group=record.group or regime_name(config),
             job_type=record.job_type,
             tags=[*record.tags, *own_tags(config)],
-            config={k: v for k, v in config.items() if v is not None} | record.config,
+            config={k: v for k, v in config.items() if v is not None and k != KINDS} | record.config,
             settings=settings,
         )
         self.run.define_metric("epoch")
