@@ -128,7 +128,7 @@ class RunViews:
             "readOnly": False,
             "createdAt": run.created_at,
             "heartbeatAt": run.heartbeat_at,
-            "shouldStop": run.stop_requested,
+            "shouldStop": run.stop_requested or self._sweep_stops(run),
             "stopped": run.stop_requested,
             "failed": run.state in ("failed", "crashed"),
             "running": not run.finished,
@@ -142,6 +142,10 @@ class RunViews:
         for more in self.of_run:
             plain |= more(run)
         return plain | self._costly(run)
+
+    def _sweep_stops(self, run: Run) -> bool:
+        sweep = self.store.sweeps.get(run.sweep)
+        return sweep is not None and sweep.stops(run.name)
 
     def _costly(self, run: Run) -> View:
         return {

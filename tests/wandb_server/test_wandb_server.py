@@ -267,7 +267,7 @@ def test_a_preempted_trial_is_put_back_and_continues_its_run(server: WandbServer
     assert [row["start"] for row in server.runs[trial.run].history] == [0, 1]
 
 
-def test_a_stopped_trial_is_not_put_back() -> None:
+def test_a_stopped_trial_is_put_back_only_where_it_marked_itself_as_preempting() -> None:
     sweep = Sweep("s", "lab", "p", "{method: grid, parameters: {ratio: {values: [2, 50]}}}")
     (command,) = sweep.commands_for("agent", set())
     trial = command["run_id"]
@@ -275,8 +275,20 @@ def test_a_stopped_trial_is_not_put_back() -> None:
     sweep.stop(trial)
     assert sweep.commands_for("agent", {trial}) == [{"type": "stop", "run_id": trial}]
     sweep.close(trial, failed=True, preempted=True)
+    (again,) = sweep.commands_for("agent", set())
+    assert (again["type"], again["run_id"]) == ("resume", trial)
+    sweep.close(trial, failed=True, preempted=False)
     (following,) = sweep.commands_for("agent", set())
     assert (following["type"], following["args"]) == ("run", {"ratio": {"value": 50}})
+
+
+def test_the_trials_of_a_cancelled_sweep_are_told_to_stop() -> None:
+    sweep = Sweep("s", "lab", "p", "{method: grid, parameters: {ratio: {values: [2, 50]}}}")
+    (command,) = sweep.commands_for("agent", set())
+    trial = command["run_id"]
+    sweep.state = "CANCELED"
+    assert sweep.commands_for("agent", {trial}) == [{"type": "stop", "run_id": trial}]
+    assert sweep.commands_for("agent", set()) == [{"type": "exit"}]
 
 
 def test_random_draws_respect_their_ranges_and_repeat() -> None:

@@ -145,16 +145,16 @@ class Sweep:
         """Have the next heartbeat of the trial's agent end it (SIGTERM), as early termination does."""
         self._stops.add(run)
 
-    def close(self, run: str, *, failed: bool, preempted: bool) -> None:
-        """A trial ended. One that was preempted and failed goes back in the queue.
+    def stops(self, run: str) -> bool:
+        """Whether this trial is to end: by `stop`, or because the sweep was cancelled."""
+        return run in self._stops or self.state == "CANCELED"
 
-        One that `stop` ended does not, even if its process took the SIGTERM for a preemption: this server's
-        choice, since the service's is not documented.
-        """
+    def close(self, run: str, *, failed: bool, preempted: bool) -> None:
+        """A trial ended. One that failed and had marked itself as preempting goes back in the queue."""
         trial = self.trials.get(run)
         if trial is None or trial.state != "running":
             return
-        if failed and preempted and run not in self._stops:
+        if failed and preempted:
             trial.state = "queued"
             self._requeued.append(run)
         else:
@@ -181,7 +181,7 @@ class Sweep:
         service's do. An agent with nothing left to do is told to exit.
         """
         found: list[dict[str, Any]] = [
-            {"type": "stop", "run_id": run} for run in sorted(running & self._stops)
+            {"type": "stop", "run_id": run} for run in sorted(filter(self.stops, running))
         ]
         if not running and not found:
             following = self._next() if self.state == "RUNNING" else None

@@ -1,4 +1,4 @@
-"""What W&B's server has of a run, asked through the public API."""
+"""What W&B's server has of a run and wants of it, asked through the public API."""
 
 from __future__ import annotations
 
@@ -49,3 +49,27 @@ def delivered(record: RunRecord) -> Delivered:
         if isinstance(getattr(error, "exc", error), RunNotFoundError):
             return Delivered()
         raise
+
+
+def told_to_stop(record: RunRecord) -> bool:
+    """Whether W&B was asked to end this run: in the browser, by early termination, or with its whole sweep.
+
+    Raises one of many kinds of errors of the SDK when the server does not answer.
+    """
+    api = wandb.Api(timeout=ANSWER_S)
+    names = {"entity": record.entity or api.default_entity, "project": record.project, "run": record.id}
+    # the public classes have no property for these two; the SDK's own agent asks for them
+    answer: dict[str, Any] = api._service_api.execute_graphql(
+        """
+        query RunStop($entity: String, $project: String, $run: String!) {
+            project(name: $project, entityName: $entity) { run(name: $run) { stopped shouldStop } }
+        }
+        """,
+        names,
+    )
+    asked = answer["project"]["run"]
+    if asked["stopped"] or asked["shouldStop"]:
+        return True
+    if not record.sweep:
+        return False
+    return str(api.sweep(f"{names['entity']}/{record.project}/{record.sweep}").state).startswith("CANCEL")

@@ -41,13 +41,14 @@ from tracking.online.account import (
     told,
 )
 from tracking.online.artifacts import require_artifact_names
-from tracking.online.delivered import delivered
+from tracking.online.delivered import delivered, told_to_stop
 from tracking.online.run_record import RunRecord, read_record, writing
 from tracking.online.run_writer import ONLINE, RunWriter
 from tracking.online.sync import command, sync_run
 from tracking.online.timeout import within
 
 PREEMPTED = 128 + signal.SIGTERM  # the exit code of a run that was asked to stop
+ASK_S = 5  # how long such a run waits for W&B to say whether it was stopped on purpose
 STOPPED_S = 10  # for the table of such a run: schedulers kill after 30 s or so
 
 
@@ -111,6 +112,7 @@ class WandbTracker:
         self._lock = ExitStack()
         self._broken = False
         self.table_every = table_every
+        self._stopped = threading.Event()
         self._table = threading.Thread()  # sends the long table while the run goes on
 
     def start(self, config: Mapping[str, Any], state: Mapping[str, Any], first_epoch: int) -> None:
@@ -157,6 +159,7 @@ class WandbTracker:
     def _open_as(self, mode: Mode, config: Mapping[str, Any]) -> RunWriter:
         directory = Path(os.environ.get("WANDB_DIR") or self.folder)
         settings = sdk_settings(self.machine_info)
+        settings.stop_fn = self._stop
         return RunWriter(self.folder, config, self.record, mode=mode, directory=directory, settings=settings)
 
     def _catch_up(self, writer: RunWriter, first_epoch: int) -> None:
@@ -219,11 +222,31 @@ class WandbTracker:
     def finish(self, exit_code: int) -> None:
         if self._writer is None:
             return
-        self.record.exit_code, self.record.preempted = exit_code, exit_code == PREEMPTED
+        self.record.exit_code = exit_code
+        self.record.preempted = exit_code == PREEMPTED and not self._ended_on_purpose(self._writer)
         if self.mode != "disabled":
             self.record.write(self.folder)
         self._close(self._writer, exit_code)
         self._lock.close()
+
+    def _stop(self) -> None:
+        """W&B was told to end the run; the SDK calls this in a thread of its own."""
+        self._stopped.set()
+        say("W&B was told to stop this run")
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def _ended_on_purpose(self, writer: RunWriter) -> bool:
+        """Whether a SIGTERM came because the run is not wanted any more. Then it must not go back in the queue.
+
+        A machine that goes away and an agent that ends a trial look the same from here, so W&B is asked. The SDK's own
+        look at it comes every 15 s, which is too late.
+        """
+        if self._stopped.is_set() or not writer.online:
+            return self._stopped.is_set()
+        answers: list[bool] = []
+        if reason := within(ASK_S, lambda: answers.append(told_to_stop(self.record))):
+            say(f"W&B did not say whether the run was stopped on purpose ({reason}); it counts as preempted")
+        return any(answers)
 
     def _close(self, writer: RunWriter, exit_code: int) -> None:
         try:

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import wandb
 from semi.commands import train
 from semi.config import WandbOptions
 from tests.semi.runs import TINY
-from tests.tracking.online.tracker_driver import QUICK, ROOT, drive, start
+from tests.tracking.online.tracker_driver import ROOT, drive, start
 from tests.wandb_server import WandbServer
 from tracking.local import read_rows
 from tracking.online.run_record import RunRecord, read_record, writing
@@ -24,20 +23,6 @@ from train_with_wandb import wandb_tracker
 OFFLINE, ONLINE = {"tracker": {"mode": "offline"}}, {"tracker": {"mode": "online"}}
 PREEMPTED = 128 + signal.SIGTERM
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def folder(server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A run's folder to be; the SDK of this process talks to the server."""
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    for name, value in (server.env(tmp_path, silent=True) | QUICK).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("WANDB_DIR")
-    monkeypatch.chdir(tmp_path)
-    wandb.teardown()
-    yield tmp_path / "runs" / "a run"
-    wandb.teardown()
 
 
 def assert_whole(server: WandbServer, run_id: str, folder: Path, epochs: int = 6) -> None:

@@ -5,16 +5,22 @@ import re
 import shlex
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from wandb.sdk.lib.run_stopping import RunStopChecker
 
 from semi.config import REFINEMENTS
-from tests.tracking.online.tracker_driver import QUICK, ROOT, end, epochs, start
-from tests.wandb_server import WandbServer
+from tests.tracking.online.tracker_driver import QUICK, ROOT, config, end, epochs, row, start
+from tests.wandb_server import Sweep, WandbServer
+from tests.wandb_server.records import USER
+from tracking.base import Fanout
+from tracking.local import LocalTracker
 from tracking.online.long_table import COLUMNS
 from tracking.online.run_writer import own_tags
+from tracking.online.tracker import WandbTracker
 
 BOUND_S = 2
 BOUNDED = {"WANDB_FINISH_TIMEOUT": str(BOUND_S), "WANDB_INIT_TIMEOUT": str(BOUND_S)}
@@ -172,3 +178,72 @@ def test_tags_mark_a_capped_regime() -> None:
 @pytest.mark.parametrize("refine", REFINEMENTS)
 def test_the_tag_of_a_refinement_is_its_value(refine: str) -> None:
     assert refine in own_tags({"dataset": "digits", "semi_method": "fix", "refine": refine})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reason", ["preempted", "stopped in the browser", "early termination", "cancelled"])
+def test_a_run_that_was_ended_on_purpose_does_not_ask_to_go_back_in_the_queue(
+    server: WandbServer, folder: Path, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    if reason in ("early termination", "cancelled"):
+        sweep = Sweep("s1", USER, "darp", "{method: grid, parameters: {ratio: {values: [2]}}}")
+        server.store.sweeps["s1"] = sweep
+        monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
+        monkeypatch.setenv("WANDB_RUN_ID", "r1")
+        monkeypatch.setenv("WANDB_PROJECT", "darp")
+    tracker = Fanout([LocalTracker(folder), WandbTracker(folder, mode="online")])
+    tracker.start(config(6), {"wandb_run_id": "r1"}, 0)
+    tracker.log(row(0))
+    if reason == "stopped in the browser":
+        server.runs["r1"].stop_requested = True
+    elif reason == "early termination":
+        sweep.stop("r1")
+    elif reason == "cancelled":
+        sweep.state = "CANCELED"
+    tracker.finish(128 + signal.SIGTERM)
+    run = server.runs["r1"]
+    assert run.preempting == (reason == "preempted")
+    assert (run.state, run.exit_code) == ("preempted" if run.preempting else "failed", 128 + signal.SIGTERM)
+    assert [sent["epoch"] for sent in run.history] == [0]
+
+
+@pytest.mark.slow
+def test_a_stop_in_the_browser_interrupts_the_training_and_says_so(
+    server: WandbServer, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert RunStopChecker.__init__.__kwdefaults__ is not None
+    monkeypatch.setitem(
+        RunStopChecker.__init__.__kwdefaults__, "poll_interval", 0.2
+    )  # the SDK looks every 15 s
+    caught: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
+    try:
+        tracker = Fanout([LocalTracker(folder), WandbTracker(folder, mode="online")])
+        tracker.start(config(100), {"wandb_run_id": "r1"}, 0)
+        server.runs["r1"].stop_requested = True
+        for epoch in range(100):
+            if caught:
+                break
+            tracker.log(row(epoch))
+            time.sleep(0.2)
+        tracker.finish(128 + signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert caught == [signal.SIGINT]
+    assert "W&B was told to stop this run" in capsys.readouterr().err
+    assert (server.runs["r1"].preempting, server.runs["r1"].exit_code) == (False, 128 + signal.SIGINT)
+
+
+@pytest.mark.slow
+def test_a_stopped_run_whose_server_does_not_answer_counts_as_preempted(
+    server: WandbServer, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tracking.online.tracker.ASK_S", 0.5)
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "1")
+    tracker = Fanout([LocalTracker(folder), WandbTracker(folder, mode="online")])
+    tracker.start(config(6), {"wandb_run_id": "r1"}, 0)
+    tracker.log(row(0))
+    server.hang(60)
+    tracker.finish(128 + signal.SIGTERM)
+    assert "it counts as preempted" in capsys.readouterr().err
+    server.heal()
