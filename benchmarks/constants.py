@@ -48,7 +48,7 @@ HALF_AND_TWICE = (0.5, 2.0)
 CONSTANTS: dict[str, tuple[str, ...]] = {
     "darp.solver": ("COARSE_ROWS", "COARSE_STRIDE", "COARSE_SHARE", "COARSE_TOL", "ROUGH_TOL", "ROUGH_PASSES"),
     "darp.engine.newton": (
-        "GROWTH", "FIRST_EXPONENT", "PATIENCE", "PATIENCE_NEAR", "NEAR", "PROGRESS", "LAST_STEP", "FIRST_DAMPING",
+        "GROWTH", "FIRST_EXPONENT", "PATIENCE", "PATIENCE_NEAR", "NEAR", "LAST_STEP", "FIRST_DAMPING",
         "FAIL_DAMPING", "SUCCEED_DAMPING", "AS_PROMISED", "LEAST_DAMPING", "ROUGH_EXPONENT", "CG_TOL", "FALL", "TRUST",
     ),
     "darp.engine.curvature": ("REACH",),

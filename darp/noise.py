@@ -30,8 +30,9 @@ BIT_LEVELS = {
     4: ((20, 1 << 10), (10, 1 << 10), (0, 1 << 10)),
     8: ((50, 1 << 12), (38, 1 << 12), (25, 1 << 13), (12, 1 << 13), (0, 1 << 12)),
 }
-MOST_CANDIDATES = 4  # a quarter of the table
-PADDING = 16  # counters between classes, or the same bin of all would share one set of the cache
+MOST_CANDIDATES = 4  # a quarter of the table; half, twice: no change (python -m benchmarks.constants)
+# Counters of 4 bytes, one line of 64 bytes of the cache, or the same bin of all classes would share one set of it.
+PADDING = 16
 
 
 def remove_noise(

@@ -46,13 +46,18 @@ from darp.engine.device import DeviceTable
 from darp.engine.newton import Dual, NotADistributionError, Point, descend
 from darp.engine.table import Table, total
 
-COARSE_ROWS = 1 << 15  # from here on a cold solve first looks at a sample of the rows
-COARSE_STRIDE = 16
-COARSE_SHARE = 100.0  # rows of the sample that the smallest class is due
-COARSE_TOL = 1e-3
-ROUGH_TOL = 5e-7  # passes in float32 are of no use for less
-ROUGH_PASSES = 30  # what takes longer may need the digits
-SUM_ROUNDING = 1e-6  # relative error of sum(target_counts) that float32 counts explain
+# Half and twice of each: python -m benchmarks.constants, whose table is in docs/solver.md.
+# From COARSE_ROWS on a cold solve first looks at a sample of the rows. Half: no change; twice: skewed + 8 %.
+COARSE_ROWS = 1 << 15
+COARSE_STRIDE = 16  # half: no change; twice: skewed + 25 %
+# Rows of the sample that the smallest class is due: 1 / sqrt(100) is 10 %, by which its sum is off by chance.
+COARSE_SHARE = 100.0  # half, twice: no change; at 30 a table of 60,000 x 100 took 18 passes, not 16
+COARSE_TOL = 1e-3  # a hundredth of those 10 %; half, twice: no change
+ROUGH_TOL = 5e-7  # where float32 passes (8 roundings of 6e-8) end; below it they are of no use. Half, twice: no change
+ROUGH_PASSES = (
+    30  # what takes longer may need the digits; half: 300 classes + 31 %; twice: 1,000 classes - 27 %, 1 lost
+)
+SUM_ROUNDING = 1e-6  # relative error of sum(target_counts) that float32 counts explain: 16 roundings of 6e-8
 
 
 @dataclass(frozen=True)

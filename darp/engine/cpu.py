@@ -21,9 +21,14 @@ from torch import Tensor
 from darp.engine.curvature import Curvature, DenseCurvature, ProductCurvature
 from darp.engine.table import total, total_of_pass
 
-CHUNK_ELEMENTS = 1 << 18  # so many take about 0.2 ms a pass; to wake a thread may take longer
-MAX_CHUNKS = 16  # each has its own sums
-WIDE_CLASSES = 128  # from here on conjugate gradients beat the dense curvature
+# Half and twice of each: python -m benchmarks.constants, in processor time.
+CHUNK_ELEMENTS = (
+    1 << 18
+)  # so many take about 0.2 ms a pass, and to wake a thread may take longer; half: + 4 %
+MAX_CHUNKS = 16  # each has its own sums; half, twice: within 2 %
+# From here on conjugate gradients replace the dense curvature, which costs K^2 a row. Half: 100 classes read the table
+# 3.4 times as often; twice: 150 classes read it less than half as often, and 2 fewer of the small ones are lost.
+WIDE_CLASSES = 128
 
 
 @lru_cache(maxsize=4)
