@@ -241,6 +241,16 @@ def test_a_folder_of_nested_runs_with_torn_files_arrives_whole_by_the_command(
     assert set(server.runs) == set(places)
 
 
+def test_after_wandb_sync_of_a_run_in_one_piece_nothing_is_left_to_send(
+    server: WandbServer, folder: Path
+) -> None:
+    drive(folder, **OFFLINE)
+    by_wandb(pieces(folder)[0])
+    assert server.runs["r1"].facts["host"], "what only W&B's own files hold"
+    assert sync_run(folder).sentence == "complete: 6 epochs, exit code 0, nothing to send"
+    assert_whole(server, "r1", folder)
+
+
 def test_a_run_of_before_there_was_a_record_is_known_by_the_names_of_its_wandb_files(
     server: WandbServer, folder: Path
 ) -> None:
