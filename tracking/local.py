@@ -152,6 +152,10 @@ class LocalTracker:
         self._told = False
 
     def start(self, config: Mapping[str, Any], state: Mapping[str, Any], first_epoch: int) -> None:
+        if first_epoch >= config.get(
+            "epochs", math.inf
+        ):  # nothing is left to train: the folder stays as it is
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         content = dict(config)
         if self.conditions is not None:

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from semi.config import ConfigError
-from semi.lock import claimed, held_alone, run_lock
+from semi.lock import claimed, held_alone
 from tests.semi.runs import TINY
 from tests.semi.test_loop import command, environment
+from tracking.lock import run_lock
 
 ROOT = Path(__file__).parents[2]
 

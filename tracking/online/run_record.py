@@ -6,11 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,24 +65,3 @@ def read_record(folder: Path) -> RunRecord | None:
         return RunRecord(**{key: value for key, value in found.items() if key in known})
     except (OSError, ValueError, TypeError, AttributeError):
         return None
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[bool]:
-    """Holds the folder's lock; gives False where another process has it. A process that is killed loses its lock."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        yield True
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        free = True
-    except BlockingIOError:
-        free = False
-    except OSError:  # a file system without locks
-        free = True
-    try:
-        yield free
-    finally:
-        os.close(handle)

@@ -28,10 +28,11 @@ from wandb.sdk.lib import runid
 
 from tracking.base import Row
 from tracking.local import METRICS_FILE, is_kept, read_config, read_rows
+from tracking.lock import holder, locked_if_free, run_lock
 from tracking.online.account import first_line, has_account, said, sdk_settings
 from tracking.online.delivered import Delivered, delivered
 from tracking.online.long_table import TABLE_KEY
-from tracking.online.run_record import RECORD_FILE, RunRecord, read_record, writing
+from tracking.online.run_record import RECORD_FILE, RunRecord, read_record
 from tracking.online.run_writer import RunWriter, table_lines
 
 PIECE = re.compile(
@@ -110,11 +111,14 @@ def sync_run(
     record = known_record(folder)
     if record is None:
         return Outcome(True, "skipped: trained without W&B")
-    with writing(folder) as free:
+    with locked_if_free(run_lock(folder)) as free:
         if not free:
-            return Outcome(False, "skipped: it is being trained; its end sends what is left")
+            return Outcome(
+                False, f"skipped: {holder(run_lock(folder))} is writing to it; call this after its end"
+            )
         try:
             config, rows = read_config(folder), read_rows(folder)
+            config.pop("starts", None)  # belongs to the folder, and is no part of what W&B was given
         except ValueError as error:
             return Outcome(False, f"skipped: {error}")
         if not rows:

@@ -16,7 +16,6 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ from tracking.online.account import (
 )
 from tracking.online.artifacts import require_artifact_names
 from tracking.online.delivered import delivered, told_to_stop
-from tracking.online.run_record import RunRecord, read_record, writing
+from tracking.online.run_record import RunRecord, read_record
 from tracking.online.run_writer import ONLINE, RunWriter
 from tracking.online.sync import command, sync_run
 from tracking.online.timeout import within
@@ -109,7 +108,6 @@ class WandbTracker:
         )
         _require_names(self.record)
         self._writer: RunWriter | None = None
-        self._lock = ExitStack()
         self._broken = False
         self.table_every = table_every
         self._stopped = threading.Event()
@@ -123,8 +121,7 @@ class WandbTracker:
             self._deliver_what_is_left(before)
             return
         if self.mode != "disabled":
-            self.record.write(self.folder)  # before the run opens: it may be killed there
-            self._lock.enter_context(writing(self.folder))
+            self._keep_record()  # before the run opens: it may be killed there
         writer = self._writer = self._open(config)
         if writer is None:
             return
@@ -132,7 +129,7 @@ class WandbTracker:
         if self.mode != "disabled":
             self.record.config = {key: v for key, v in dict(writer.run.config).items() if key not in config}
             self.record.entity = writer.run.entity or self.record.entity
-            self.record.write(self.folder)
+            self._keep_record()
         if writer.online:
             try:
                 self._catch_up(writer, first_epoch)
@@ -141,6 +138,12 @@ class WandbTracker:
                     f"W&B did not take up the earlier epochs ({first_line(error)}); "
                     f"send them later with `{command(self.folder)}`"
                 )
+
+    def _keep_record(self) -> None:
+        try:
+            self.record.write(self.folder)
+        except OSError as error:  # a full disk must not end a training
+            say(f"{self.folder}: which W&B run it is could not be kept ({error.strerror or error})")
 
     def _open(self, config: Mapping[str, Any]) -> RunWriter | None:
         """The run at W&B, offline where the server does not answer; None where not even that works."""
@@ -225,9 +228,8 @@ class WandbTracker:
         self.record.exit_code = exit_code
         self.record.preempted = exit_code == PREEMPTED and not self._ended_on_purpose(self._writer)
         if self.mode != "disabled":
-            self.record.write(self.folder)
+            self._keep_record()
         self._close(self._writer, exit_code)
-        self._lock.close()
 
     def _stop(self) -> None:
         """W&B was told to end the run; the SDK calls this in a thread of its own."""

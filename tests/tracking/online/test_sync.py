@@ -16,7 +16,7 @@ from tests.semi.runs import TINY
 from tests.tracking.online.tracker_driver import ROOT, drive, start
 from tests.wandb_server import WandbServer
 from tracking.local import read_rows
-from tracking.online.run_record import RunRecord, read_record, writing
+from tracking.online.run_record import RunRecord, read_record
 from tracking.online.sync import runs_below, sync, sync_run
 from train_with_wandb import wandb_tracker
 
@@ -70,11 +70,16 @@ def test_offline_preempted_and_offline_again_arrives_as_one_finished_run_and_a_s
 ) -> None:
     drive(folder, **OFFLINE, until=3, exit_code=PREEMPTED)
     drive(folder, **OFFLINE, first=3)
+    with (folder / "config.yaml").open("a") as file:
+        file.write(
+            "starts: [{epoch: 0}, {epoch: 3}]\n"
+        )  # what a start notes of its machine, for the folder alone
     assert len(pieces(folder)) == 2
     files = sorted(folder.rglob("*"))
     assert sync_run(folder).sentence == "complete: 6 epochs, exit code 0"
     assert_whole(server, "r1", folder)
     assert (server.runs["r1"].state, server.runs["r1"].exit_code) == ("finished", 0)
+    assert "starts" not in server.runs["r1"].config
     assert sorted(folder.rglob("*")) == files, "the command leaves nothing behind"
     before = len(server.requests)
     assert sync_run(folder).sentence == "complete: 6 epochs, exit code 0, nothing to send"
@@ -173,7 +178,7 @@ def test_a_run_killed_half_way_arrives_as_failed_by_sigkill_and_a_living_one_is_
     folder.parent.mkdir()
     process = start(server, folder, **OFFLINE, pause_at=4)
     assert server.wait_until(lambda: (folder / "waiting").exists(), 60)
-    assert "being trained" in sync_run(folder).sentence
+    assert f"process {process.pid} on " in sync_run(folder).sentence
     assert server.requests == []
     process.kill()
     process.communicate()
@@ -236,6 +241,16 @@ def test_a_folder_of_nested_runs_with_torn_files_arrives_whole_by_the_command(
     assert set(server.runs) == set(places)
 
 
+def test_after_wandb_sync_of_a_run_in_one_piece_nothing_is_left_to_send(
+    server: WandbServer, folder: Path
+) -> None:
+    drive(folder, **OFFLINE)
+    by_wandb(pieces(folder)[0])
+    assert server.runs["r1"].facts["host"], "what only W&B's own files hold"
+    assert sync_run(folder).sentence == "complete: 6 epochs, exit code 0, nothing to send"
+    assert_whole(server, "r1", folder)
+
+
 def test_a_run_of_before_there_was_a_record_is_known_by_the_names_of_its_wandb_files(
     server: WandbServer, folder: Path
 ) -> None:
@@ -243,14 +258,6 @@ def test_a_run_of_before_there_was_a_record_is_known_by_the_names_of_its_wandb_f
     (folder / "wandb_run.json").unlink()
     assert sync_run(folder).complete
     assert_whole(server, "an-old-one", folder)
-
-
-def test_the_lock_of_a_run_that_is_trained_is_free_after_its_end(folder: Path) -> None:
-    folder.mkdir(parents=True)
-    with writing(folder) as first, writing(folder) as second:
-        assert (first, second) == (True, False)
-    with writing(folder) as again:
-        assert again
 
 
 def test_what_only_the_sdk_was_told_is_kept_for_the_sync(

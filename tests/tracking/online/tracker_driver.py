@@ -14,6 +14,7 @@ from pathlib import Path
 from tests.wandb_server import WandbServer
 from tracking.base import Fanout
 from tracking.local import LocalTracker
+from tracking.lock import locked_if_free, run_lock
 from tracking.online.tracker import WandbTracker
 
 ROOT = Path(__file__).parents[3]
@@ -96,4 +97,5 @@ def wait(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(drive(Path(sys.argv[1]), **json.loads(sys.argv[2]))))
+    with locked_if_free(run_lock(Path(sys.argv[1]))):
+        print(json.dumps(drive(Path(sys.argv[1]), **json.loads(sys.argv[2]))))
