@@ -86,7 +86,12 @@ def load_dataset(
     """
     if name not in DATASETS:
         raise DataError(f"dataset {name!r} is unknown; use one of {', '.join(DATASETS)}")
-    folder = Path(data_dir).expanduser()
+    try:
+        folder = Path(data_dir).expanduser()
+    except RuntimeError:
+        raise DataError(
+            f"--data-dir {data_dir}: there is no such user; write the folder's whole path"
+        ) from None
     return _read_stl10(folder, download, full_size) if name == "stl10" else _READERS[name](folder, download)
 
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from semi.config import ConfigError
+from semi.config import ConfigError, shown
 
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
@@ -51,7 +51,7 @@ def convert(name: str, value: Any, annotation: Any, choices: Sequence[str] = ())
     if value is None or (str(value).lower() in ("none", "null") and value not in choices):
         if optional:
             return None
-        raise ConfigError(f"--{name} {value}: this needs a value; leave it out for its default")
+        raise ConfigError(f"--{name} {shown(value)}: this needs a value; leave it out for its default")
     what = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
     try:
         if kind is bool:
@@ -59,13 +59,15 @@ def convert(name: str, value: Any, annotation: Any, choices: Sequence[str] = ())
         if isinstance(value, (dict, list)) or (isinstance(value, bool) and kind is not str):
             raise ValueError(what)
         if kind is int:
-            number = float(value)
+            if isinstance(value, str) and value.strip().lstrip("+-").isdecimal():
+                return int(value)  # all digits count: a float has 16 of them
+            number = value if isinstance(value, int) else float(value)
             if number != int(number):
                 raise ValueError(what)
             return int(number)
         return kind(value)
     except (ValueError, OverflowError):
-        raise ConfigError(f"--{name} {value}: use {what}") from None
+        raise ConfigError(f"--{name} {shown(value)}: use {what}") from None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -93,7 +95,7 @@ def switches(option_classes: Iterable[type]) -> dict[str, dataclasses.Field[Any]
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
+        raise ConfigError(" ".join(message.split()))
 
 
 def build_parser(description: str, *option_classes: type) -> argparse.ArgumentParser:
@@ -134,15 +136,22 @@ def build_parser(description: str, *option_classes: type) -> argparse.ArgumentPa
 def read_preset(path: str, option_classes: Sequence[type]) -> dict[str, Any]:
     """Field name -> value of a YAML preset; keys may be spelled as any of a field's flags."""
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
-            f"--config {path}: {error.strerror}; name a file such as configs/digits_regime_few.yaml"
+            f"--config {shown(path)}: {error.strerror}; name a file such as configs/digits_regime_few.yaml"
         ) from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--config {path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # a ValueError: no UTF-8, NUL in the name, a day 99
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"--config {shown(path)}: not valid YAML: {reason}; see configs/ for examples"
+        ) from None
     if not isinstance(content, dict):
-        raise ConfigError(f"--config {path}: a preset maps field names to values")
+        raise ConfigError(f"--config {shown(path)}: a preset maps field names to values")
     names = {
         s.removeprefix("--"): spec.name
         for o in option_classes
@@ -152,7 +161,7 @@ def read_preset(path: str, option_classes: Sequence[type]) -> dict[str, Any]:
     preset: dict[str, Any] = {}
     for key, value in content.items():
         if str(key) not in names:
-            raise ConfigError(f"{path}: unknown key {key}.{nearest(str(key), names)}")
+            raise ConfigError(f"{shown(path)}: unknown key {shown(key)}.{nearest(str(key), names)}")
         preset[names[str(key)]] = value
     return preset
 
@@ -182,8 +191,8 @@ def parse(argv: Sequence[str] | None, description: str, *option_classes: type[An
     for argument in unknown:
         if argument.startswith("--"):
             name = argument.split("=")[0]
-            raise ConfigError(f"unknown flag {name}.{nearest(name, flags)}")
-        raise ConfigError(f"unexpected argument {argument}: values follow a flag such as --dataset")
+            raise ConfigError(f"unknown flag {shown(name)}.{nearest(name, flags)}")
+        raise ConfigError(f"unexpected argument {shown(argument)}: values follow a flag such as --dataset")
     values = read_preset(given["config"], option_classes) if "config" in given else {}
     values = _resolved(values, option_classes)
     values |= _resolved({k: v for k, v in given.items() if k not in ("config", "_wandb")}, option_classes)

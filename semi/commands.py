@@ -32,7 +32,7 @@ from semi.loop import run
 from semi.run_folder import holds_run, resume_point, run_folder
 from tracking.alerts import AlertSink, AlertTracker, print_alert
 from tracking.base import Fanout, Tracker
-from tracking.local import LocalTracker
+from tracking.local import LocalTracker, exit_code_of, in_one_line
 from tracking.row import ROW
 
 USER_ERROR = 2
@@ -84,6 +84,9 @@ def train(
     except (ConfigError, DataError, CheckpointError) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         return USER_ERROR
+    except OSError as error:
+        print(f"{Path(sys.argv[0]).name}: {in_one_line(error)}", file=sys.stderr)
+        return exit_code_of(error)
     return 0
 
 
@@ -104,6 +107,9 @@ def estimate(description: str, *option_classes: type, more: Callable[..., None] 
     except (ConfigError, DataError) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         return USER_ERROR
+    except OSError as error:
+        print(f"{Path(sys.argv[0]).name}: {in_one_line(error)}", file=sys.stderr)
+        return exit_code_of(error)
     print_estimate(record)
     if more:
         more(estimate_path(config), record, *options)

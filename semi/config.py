@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,6 +36,16 @@ METHOD_NAMES = ("mix", "remix", "fix", "pseudo", "sup")  # semi/methods has one 
 Kind = Literal["shaping", "refinement", "length", "incidental"]
 
 
+ABOVE_ZERO = sys.float_info.min
+MANY = 10**7  # more epochs, steps or images than anybody waits for
+LARGEST_BATCH = 1 << 16
+LARGEST_SEED = 2**63 - 1  # what torch's generators take
+LONGEST_TEXT, LONGEST_NAME = (
+    4000,
+    200,
+)  # of a path, of one name in it; a file system's limits are 4095 and 255
+
+
 class ConfigError(ValueError):
     """A value that cannot work. The message is one line and names field, value and remedy."""
 
@@ -49,6 +60,8 @@ def flag(
     group: str = "training",
     kind: Kind = "shaping",
     switch: str = "",
+    minimum: float | None = None,
+    maximum: float | None = None,
 ) -> Any:
     """A dataclass field that is also a flag.
 
@@ -58,6 +71,7 @@ def flag(
         group: heading of --help under which the flag stands.
         kind: what another value does to a run.
         switch: one of `choices` for which there is a flag of its own: `--darp` is short for `--refine darp`.
+        minimum, maximum: least and largest number; ABOVE_ZERO as minimum is any number above 0.
     """
     metadata = {
         "help": help,
@@ -67,6 +81,8 @@ def flag(
         "group": group,
         "kind": kind,
         "switch": switch,
+        "minimum": minimum,
+        "maximum": maximum,
     }
     return field(default=default, metadata=metadata)
 
@@ -93,12 +109,20 @@ class DataConfig:
     """Which images, which labels, which network: what training and estimation share."""
 
     dataset: str = data_flag("cifar10", "Data set. digits needs no files.", choices=DATASETS)
-    num_max: int = data_flag(1500, "Labeled images of the largest class.")
-    ratio: float = data_flag(2.0, "Unlabeled images of the largest class, as a multiple of --num_max.")
-    imb_ratio_l: float = data_flag(
-        100.0, "Largest class over smallest class in the labeled set (gamma_l). 1 is balanced."
+    num_max: int = data_flag(1500, "Labeled images of the largest class.", minimum=1, maximum=MANY)
+    ratio: float = data_flag(
+        2.0,
+        "Unlabeled images of the largest class, as a multiple of --num_max.",
+        minimum=ABOVE_ZERO,
+        maximum=1e6,
     )
-    imb_ratio_u: float = data_flag(100.0, "The same in the unlabeled set (gamma_u).")
+    imb_ratio_l: float = data_flag(
+        100.0,
+        "Largest class over smallest class in the labeled set (gamma_l). 1 is balanced.",
+        minimum=1,
+        maximum=1e6,
+    )
+    imb_ratio_u: float = data_flag(100.0, "The same in the unlabeled set (gamma_u).", minimum=1, maximum=1e6)
     imb_ratio_u_reversed: bool = data_flag(
         False, "Reverse the unlabeled imbalance: the largest labeled class is the smallest unlabeled one."
     )
@@ -122,9 +146,20 @@ class DataConfig:
     data_dir: str = data_flag("dataset", "Folder of the image files.", flags=["data-dir"], kind="incidental")
 
     arch: str = flag("wrn28_2", "Network. small is for runs on a CPU.", choices=ARCHS)
-    batch_size: int = flag(64, "Labeled images in a step, and as many unlabeled ones.", flags=["batch-size"])
+    batch_size: int = flag(
+        64,
+        "Labeled images in a step, and as many unlabeled ones.",
+        flags=["batch-size"],
+        minimum=1,
+        maximum=LARGEST_BATCH,
+    )
     seed: int = flag(
-        0, "Seed of everything random.", flags=["manualSeed"], differs="it seeded the order of the data alone"
+        0,
+        "Seed of everything random.",
+        flags=["manualSeed"],
+        differs="it seeded the order of the data alone",
+        minimum=0,
+        maximum=LARGEST_SEED,
     )
     gpu: str = flag(
         "0",
@@ -134,10 +169,16 @@ class DataConfig:
     )
 
     num_val: int = refinement_flag(
-        10, "Estimation: labeled images of each class to hold out (half of a class that has fewer)."
+        10,
+        "Estimation: labeled images of each class to hold out (half of a class that has fewer).",
+        minimum=1,
+        maximum=MANY,
     )
     th_cond: float = refinement_flag(
-        100.0, "Estimation: reject a confusion matrix whose condition number reaches this."
+        100.0,
+        "Estimation: reject a confusion matrix whose condition number reaches this.",
+        minimum=1,
+        maximum=1e12,
     )
     estimation_dir: str = refinement_flag(
         "estimation", "Estimation: folder of the cached estimates.", kind="incidental"
@@ -166,12 +207,20 @@ class Config(DataConfig):
         "Weight of the unlabeled loss of mix and remix. None: 75 with mix, 1.5 with remix.",
         flags=["lambda-u"],
         differs="a value that is given holds with remix too",
+        minimum=0,
+        maximum=1e6,
     )
-    mix_alpha: float = method_flag(0.75, "Both parameters of mixup's Beta distribution.")
-    T: float = method_flag(0.5, "Sharpening temperature of MixMatch and ReMixMatch.")
+    mix_alpha: float = method_flag(
+        0.75, "Both parameters of mixup's Beta distribution.", minimum=0.001, maximum=1e3
+    )
+    T: float = method_flag(
+        0.5, "Sharpening temperature of MixMatch and ReMixMatch.", minimum=0.05, maximum=100
+    )
     align: bool = method_flag(False, "ReMixMatch: align the guesses with the target class distribution.")
-    w_rot: float = method_flag(0.5, "ReMixMatch: weight of the rotation loss.")
-    w_ent: float = method_flag(0.5, "ReMixMatch: weight of the loss on the first strong view.")
+    w_rot: float = method_flag(0.5, "ReMixMatch: weight of the rotation loss.", minimum=0, maximum=1e6)
+    w_ent: float = method_flag(
+        0.5, "ReMixMatch: weight of the loss on the first strong view.", minimum=0, maximum=1e6
+    )
 
     refine: str = refinement_flag(
         "none",
@@ -181,16 +230,24 @@ class Config(DataConfig):
         switch="darp",
     )
     warm: int = refinement_flag(
-        500, "Refine after this epoch. Epochs count from 0. -1: from the first epoch on."
+        500,
+        "Refine after this epoch. Epochs count from 0. -1: from the first epoch on.",
+        minimum=-1,
+        maximum=MANY,
     )
     alpha: float = refinement_flag(
-        2.0, "Keep the int(alpha * target count) most confident entries of each class (the paper's delta)."
+        2.0,
+        "Keep the int(alpha * target count) most confident entries of each class (the paper's delta).",
+        minimum=ABOVE_ZERO,
+        maximum=1e6,
     )
-    num_iter: int = refinement_flag(10, "Steps from one refinement to the next.")
+    num_iter: int = refinement_flag(10, "Steps from one refinement to the next.", minimum=1, maximum=MANY)
     iter_T: int = refinement_flag(
         10,
         "Rounds of the published scheme.",
         differs="only --solver reference uses it; the exact solver stops when it has converged",
+        minimum=1,
+        maximum=MANY,
     )
     solver: str = refinement_flag(
         "exact",
@@ -208,8 +265,10 @@ class Config(DataConfig):
         "Where the estimate comes from, if it is not made here: a W&B artifact, a .npy file of K numbers, or a file of "
         "estimate.py. Short forms: --est wandb:ENTITY/PROJECT/NAME:ALIAS, --est FILE.npy, --est FILE.json",
     )
-    est_epochs: int = refinement_flag(200, "Epochs of that estimation.")
-    est_val_iteration: int = refinement_flag(200, "Steps in an epoch of that estimation.")
+    est_epochs: int = refinement_flag(200, "Epochs of that estimation.", minimum=1, maximum=MANY)
+    est_val_iteration: int = refinement_flag(
+        200, "Steps in an epoch of that estimation.", minimum=1, maximum=MANY
+    )
 
     loader: str = data_flag(
         "device",
@@ -228,17 +287,27 @@ class Config(DataConfig):
         "Number of epochs. With --resume auto a finished run goes on to a larger number.",
         flags=["epoch"],
         kind="length",
+        minimum=1,
+        maximum=MANY,
     )
     start_epoch: int = flag(
         0,
         "Number of the first epoch when nothing is resumed.",
         flags=["start-epoch"],
         differs="a resumed run continues at its own epoch",
+        minimum=0,
+        maximum=MANY,
     )
     val_iteration: int = flag(
-        500, "Steps in an epoch. Each epoch ends with an evaluation and one row.", flags=["val-iteration"]
+        500,
+        "Steps in an epoch. Each epoch ends with an evaluation and one row.",
+        flags=["val-iteration"],
+        minimum=1,
+        maximum=MANY,
     )
-    lr: float = flag(0.002, "Learning rate of Adam.", flags=["learning-rate"])
+    lr: float = flag(
+        0.002, "Learning rate of Adam.", flags=["learning-rate"], minimum=ABOVE_ZERO, maximum=1e3
+    )
     ema_decay: float = flag(0.999, "Decay of the averaged weights that are evaluated.", flags=["ema-decay"])
     alerts: bool = flag(
         True,
@@ -274,6 +343,8 @@ class Config(DataConfig):
         300.0,
         "Seconds from one checkpoint to the next within an epoch; longer where saving would take more than 1 % of the "
         "time. Each epoch ends with one in any case.",
+        minimum=0,
+        maximum=1e9,
     )
     overwrite: bool = folder_flag(False, "Start again in a folder that holds a run. The old folder is kept.")
     dry_run: bool = folder_flag(
@@ -299,21 +370,29 @@ class Config(DataConfig):
 class EstimateConfig(DataConfig):
     """An estimation of the unlabeled class distribution: a supervised training with the published recipe."""
 
-    epochs: int = flag(200, "Number of epochs.", flags=["epoch"])
+    epochs: int = flag(200, "Number of epochs.", flags=["epoch"], minimum=1, maximum=MANY)
     val_iteration: int = flag(
         200,
         "Steps in an epoch, as many as the published experiments ask for.",
         flags=["val-iteration"],
         differs="80 where none is given",
+        minimum=1,
+        maximum=MANY,
     )
-    batch_size: int = flag(128, "Labeled images in a step.", flags=["batch-size"])
+    batch_size: int = flag(
+        128, "Labeled images in a step.", flags=["batch-size"], minimum=1, maximum=LARGEST_BATCH
+    )
     lr: float = flag(
         0.1,
         "Learning rate of SGD. It falls to a tenth after 80 % and again after 90 % of the epochs.",
         flags=["learning-rate"],
+        minimum=ABOVE_ZERO,
+        maximum=1e3,
     )
-    wd: float = flag(5e-4, "Weight decay of SGD.", flags=["weight-decay"])
-    alpha: float = flag(0.0, "Both parameters of mixup's Beta distribution. 0: no mixup.")
+    wd: float = flag(5e-4, "Weight decay of SGD.", flags=["weight-decay"], minimum=0, maximum=1e3)
+    alpha: float = flag(
+        0.0, "Both parameters of mixup's Beta distribution. 0: no mixup.", minimum=0, maximum=1e3
+    )
     ema_decay: float = flag(
         0.0, "Decay of averaged weights that predict. 0: the trained weights predict.", flags=["ema-decay"]
     )
@@ -333,9 +412,6 @@ class EstimateConfig(DataConfig):
     def __post_init__(self) -> None:
         _resolve_augment(self)
         _validate_data(self)
-        _require_at_least(self, 1, "epochs", "val_iteration")
-        _require_positive(self, "lr")
-        _require_at_least(self, 0, "wd", "alpha")
         _require_decay(self.ema_decay)
         whole = "an estimation takes minutes and is trained whole; leave it out, and find the result in --out"
         if self.start_epoch:
@@ -378,12 +454,11 @@ class WandbOptions:
         "Draw the custom charts on each run's own page. Run `python -m tracking.workspace` once before.",
     )
     wandb_table_every: int = wandb_flag(
-        20, "Send the table that the custom charts draw every so many epochs. 0: at the end only."
+        20, "Send the table that the custom charts draw every so many epochs. 0: at the end only.", minimum=0
     )
 
     def __post_init__(self) -> None:
-        _require_choices(self)
-        _require_at_least(self, 0, "wandb_table_every")
+        require_sound(self)
 
 
 def _resolve_augment(config: DataConfig) -> None:
@@ -392,23 +467,46 @@ def _resolve_augment(config: DataConfig) -> None:
         object.__setattr__(config, "augment", "published" if config.dataset in PUBLISHED_ON else "fixmatch")
 
 
-def _require_choices(options: DataConfig | WandbOptions) -> None:
+def shown(value: object) -> str:
+    """A value in a message: on one line, and not longer than one."""
+    text = str(value)
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def require_sound(options: Any) -> None:
+    """Check each field of a dataclass of flags by what stands on it: text, choices, bounds.
+
+    Raises ConfigError, one line with field, value and remedy.
+    """
     for spec in dataclasses.fields(options):
         value, choices = getattr(options, spec.name), spec.metadata["choices"]
+        if isinstance(value, str):
+            _require_text(spec.name, value, is_path=spec.metadata["group"] != "W&B")
         if choices and value not in choices:
-            raise ConfigError(f"--{spec.name} {value}: use one of {', '.join(choices)}")
+            raise ConfigError(f"--{spec.name} {shown(value)}: use one of {', '.join(choices)}")
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            _require_within(spec.name, value, spec.metadata["minimum"], spec.metadata["maximum"])
 
 
-def _require_at_least(config: DataConfig | WandbOptions, least: float, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < least:
-            raise ConfigError(f"--{name} {getattr(config, name)}: use {least:g} or more")
+def _require_text(name: str, value: str, is_path: bool) -> None:
+    if not value.isprintable():
+        raise ConfigError(f"--{name} {shown(value)}: use printable characters in UTF-8")
+    longest = max(len(part.encode()) for part in value.split("/"))
+    if len(value) > LONGEST_TEXT or (is_path and longest > LONGEST_NAME):
+        raise ConfigError(
+            f"--{name} {shown(value)}: too long; use at most {LONGEST_NAME} characters between two slashes"
+        )
 
 
-def _require_positive(config: DataConfig, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) <= 0:
-            raise ConfigError(f"--{name} {getattr(config, name)}: use a number above 0")
+def _require_within(name: str, value: float, minimum: float | None, maximum: float | None) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"--{name} {value}: use a finite number")
+    if minimum is not None and value < minimum:
+        least = "a number above 0" if minimum == ABOVE_ZERO else f"{minimum:g} or more"
+        raise ConfigError(f"--{name} {shown(value)}: use {least}")
+    if maximum is not None and value > maximum:
+        raise ConfigError(f"--{name} {shown(value)}: use {maximum:.15g} or less")
 
 
 def _require_decay(ema_decay: float) -> None:
@@ -416,30 +514,24 @@ def _require_decay(ema_decay: float) -> None:
         raise ConfigError(f"--ema-decay {ema_decay}: use a value in [0, 1)")
 
 
+def require_gpu(gpu: str) -> None:
+    """ConfigError unless it is the number of a GPU, `cpu`, or empty."""
+    if gpu not in ("", "cpu") and not (gpu.isdecimal() and len(gpu) <= 4):
+        raise ConfigError(f"--gpu {shown(gpu)}: use the number of one GPU, or cpu")
+
+
 def _validate_data(config: DataConfig) -> None:
-    _require_choices(config)
-    for name, value in dataclasses.asdict(config).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"--{name} {value}: use a finite number")
-    _require_at_least(config, 0, "seed")
-    _require_at_least(config, 1, "num_max", "batch_size", "imb_ratio_l", "imb_ratio_u", "num_val", "th_cond")
-    _require_positive(config, "ratio")
-    if config.shuffle_split not in ("", "seed") and not config.shuffle_split.isdecimal():
+    require_sound(config)
+    seed = config.shuffle_split
+    if seed not in ("", "seed") and not (seed.isdecimal() and len(seed) <= 20 and int(seed) <= LARGEST_SEED):
         raise ConfigError(
-            f"--shuffle_split {config.shuffle_split}: use a whole number, or seed for the value of --seed"
+            f"--shuffle_split {shown(seed)}: use a whole number, or seed for the value of --seed"
         )
-    if config.gpu not in ("", "cpu") and not config.gpu.isdecimal():
-        raise ConfigError(f"--gpu {config.gpu}: use the number of one GPU, or cpu")
+    require_gpu(config.gpu)
 
 
 def _validate(config: Config) -> None:
     _validate_data(config)
-    _require_at_least(config, -1, "warm")
-    _require_at_least(config, 0, "start_epoch", "unlabeled_weight", "w_rot", "w_ent")
-    _require_at_least(
-        config, 1, "num_iter", "iter_T", "epochs", "val_iteration", "est_epochs", "est_val_iteration"
-    )
-    _require_positive(config, "alpha", "T", "lr", "mix_alpha")
     _validate_loader(config)
     if not 0 < config.tau <= 1:
         raise ConfigError(f"--tau {config.tau}: the threshold is a probability; use a value in (0, 1]")

@@ -11,11 +11,16 @@ from typing import Any
 import numpy
 import torch
 
+from semi.config import require_gpu
 from tracking.local import checkout_commit
 
 
 def pick_device(gpu: str) -> tuple[torch.device, str]:
-    """(device, a sentence to print, empty when the wish was met). `gpu` counts among the visible devices."""
+    """(device, a sentence to print, empty when the wish was met). `gpu` counts among the visible devices.
+
+    Raises ConfigError where it is no number.
+    """
+    require_gpu(gpu)
     if gpu in ("", "cpu"):
         return torch.device("cpu"), ""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -50,13 +50,13 @@ def load_trained(path: Path, device: torch.device, data_dir: str = "") -> Traine
     try:
         config = Config(**{name: value for name, value in state["config"].items() if name in known})
         weights, epoch = state["ema"], int(state["epoch"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: not the checkpoint of a training run ({error})") from None
     dataset = load_dataset(config.dataset, data_dir or config.data_dir)
     model = build_model(config.arch, len(dataset.class_names)).to(device)
     try:
         model.load_state_dict(weights)
-    except RuntimeError as error:
+    except (AttributeError, RuntimeError, TypeError) as error:
         raise CheckpointError(
             f"{path}: its weights do not fit --arch {config.arch} ({str(error).splitlines()[0]})"
         ) from None

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +29,16 @@ from models import build_model
 from semi import checkpoint, stopping
 from semi.checkpoint import CheckpointError
 from semi.cli import own_words, parse
-from semi.config import ConfigError, flag, kinds_of
+from semi.config import (
+    ABOVE_ZERO,
+    LARGEST_BATCH,
+    MANY,
+    ConfigError,
+    flag,
+    kinds_of,
+    require_gpu,
+    require_sound,
+)
 from semi.device import pick_device
 from semi.ema import Ema
 from semi.evaluate import confusion, scores
@@ -42,7 +50,7 @@ from semi.mixing import mixup
 from semi.run_flags import refuse_contradictions
 from semi.split import split_for
 from tracking.base import Fanout, Tracker
-from tracking.local import METRICS_FILE, LocalTracker
+from tracking.local import METRICS_FILE, LocalTracker, exit_code_of, in_one_line
 
 RECIPES: dict[str, dict[str, float]] = {
     "published": {"epochs": 20, "val_iteration": 500, "lr": 0.002},
@@ -66,19 +74,29 @@ class RetrainConfig:
         "published: natural sampling, mixup, weighted loss, Adam; balanced: class-balanced sampling, SGD",
         choices=tuple(RECIPES),
     )
-    epochs: int | None = flag(None, "epochs; None: 20 of published, 10 of balanced", flags=["epoch"])
+    epochs: int | None = flag(
+        None, "epochs; None: 20 of published, 10 of balanced", flags=["epoch"], minimum=1, maximum=MANY
+    )
     val_iteration: int | None = flag(
         None,
         "steps an epoch; then evaluation and one row of the log; None: 500 of published, 100 of balanced",
         flags=["val-iteration"],
+        minimum=1,
+        maximum=MANY,
     )
-    batch_size: int = flag(64, "labeled images a step", flags=["batch-size"])
+    batch_size: int = flag(
+        64, "labeled images a step", flags=["batch-size"], minimum=1, maximum=LARGEST_BATCH
+    )
     lr: float | None = flag(
         None,
         "learning rate; None: 0.002 of published (Adam), 0.1 of balanced (SGD, falls to 0 along a cosine)",
         flags=["learning-rate"],
+        minimum=ABOVE_ZERO,
+        maximum=1e3,
     )
-    mix_alpha: float = flag(0.75, "published: both parameters of mixup's Beta distribution")
+    mix_alpha: float = flag(
+        0.75, "published: both parameters of mixup's Beta distribution", minimum=0.001, maximum=1e3
+    )
     ema_decay: float = flag(
         0.999, "published: decay of the averaged weights that are scored", flags=["ema-decay"]
     )
@@ -90,21 +108,13 @@ class RetrainConfig:
     def __post_init__(self) -> None:
         if not self.checkpoint:
             raise ConfigError("no run is named; use retrain_head.py RUN_FOLDER")
-        if self.recipe not in RECIPES:
-            raise ConfigError(f"--recipe {self.recipe}: use one of {', '.join(RECIPES)}")
+        require_sound(self)
         for name, value in RECIPES[self.recipe].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        for name in ("epochs", "val_iteration", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name} {getattr(self, name)}: use 1 or more")
-        for name in ("lr", "mix_alpha"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"--{name} {getattr(self, name)}: use a number above 0")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"--ema-decay {self.ema_decay}: use a value in [0, 1)")
-        if self.gpu not in ("", "cpu") and not self.gpu.isdecimal():
-            raise ConfigError(f"--gpu {self.gpu}: use the number of one GPU, or cpu")
+        require_gpu(self.gpu)
 
 
 def main(description: str, *option_classes: type, more: Callable[..., Sequence[Tracker]]) -> int:
@@ -131,6 +141,9 @@ def main(description: str, *option_classes: type, more: Callable[..., Sequence[T
     except (ConfigError, DataError, CheckpointError) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"{Path(sys.argv[0]).name}: {in_one_line(error)}", file=sys.stderr)
+        return exit_code_of(error)
     return 0
 
 

@@ -50,16 +50,17 @@ def read_sweep(path: str | Path) -> Sweep:
     """Raises SweepError for anything that `wandb agent` would trip over later."""
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SweepError(f"{path}: {error.strerror}; name a file of sweeps/") from None
-    except yaml.YAMLError as error:
-        raise SweepError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a ValueError: no UTF-8, a day 99
+        raise SweepError(f"{path}: not valid YAML: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(content, dict):
         raise SweepError(f"{path}: a sweep file maps keys to values")
     for key in REQUIRED:
         if key not in content:
             raise SweepError(f"{path}: the key {key} is missing")
+    _check_kinds(path, content)
     if content["method"] not in METHODS:
         raise SweepError(f"{path}: method {content['method']}: use one of {', '.join(METHODS)}")
     if not isinstance(content["command"], list) or not all(
@@ -74,6 +75,8 @@ def read_sweep(path: str | Path) -> Sweep:
     for name, spec in content["parameters"].items():
         if not isinstance(spec, dict):
             raise SweepError(f"{path}: parameters.{name}: use values: [...] or value: ...")
+        if "values" in spec and not (isinstance(spec["values"], list) and spec["values"]):
+            raise SweepError(f"{path}: parameters.{name}: values: use a list with at least one value")
         if content["method"] == "grid" and "values" not in spec and "value" not in spec:
             raise SweepError(f"{path}: parameters.{name}: a grid needs values: [...] or value: ...")
     return Sweep(
@@ -85,6 +88,25 @@ def read_sweep(path: str | Path) -> Sweep:
         tuple(content["command"]),
         content.get("run_cap"),
     )
+
+
+def _check_kinds(path: Path, content: Mapping[str, Any]) -> None:
+    """Each key holds what it is read as."""
+    kinds: dict[str, tuple[type, str]] = {
+        "program": (str, "the name of a program"),
+        "method": (str, f"one of {', '.join(METHODS)}"),
+        "metric": (dict, "a mapping with name and goal"),
+        "parameters": (dict, "a mapping from names to values: [...] or value: ..."),
+    }
+    for key, (kind, wanted) in kinds.items():
+        if not isinstance(content[key], kind):
+            raise SweepError(f"{path}: {key}: use {wanted}")
+    for name in content["parameters"]:
+        if not isinstance(name, str):
+            raise SweepError(f"{path}: parameters: {name}: a parameter's name is text")
+    cap = content.get("run_cap")
+    if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
+        raise SweepError(f"{path}: run_cap: use a whole number of at least 1")
 
 
 def trials(sweep: Sweep, cap: int | None = None) -> Iterator[dict[str, Any]]:
@@ -119,6 +141,11 @@ def _draw(path: Path, name: str, spec: Mapping[str, Any], generator: random.Rand
         raise SweepError(
             f"{path}: parameters.{name}: only value, values, and min with max are drawn without a server"
         )
+    numbers = all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in (low, high))
+    if not numbers or not low <= high:
+        raise SweepError(f"{path}: parameters.{name}: min and max are numbers, min the smaller one")
+    if spec.get("distribution") == "log_uniform_values" and low <= 0:
+        raise SweepError(f"{path}: parameters.{name}: log_uniform_values needs a min above 0")
     if spec.get("distribution") == "log_uniform_values":
         return low * (high / low) ** generator.random()
     if isinstance(low, int) and isinstance(high, int):

@@ -7,6 +7,7 @@ not a whole row is skipped.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -71,6 +72,21 @@ def write_atomically(path: Path, text: str) -> None:
     """Write `text` so that a crash leaves the old file or the new, never a part."""
     with replacing(path) as file:
         file.write(text.encode("utf-8"))
+
+
+def in_one_line(error: OSError) -> str:
+    """What the system refused, on which file, and what to do."""
+    places = " and ".join(str(name) for name in (error.filename, error.filename2) if name)
+    shown = places if places.isprintable() else repr(places)
+    remedy = (
+        "make room" if exit_code_of(error) == 1 else "name another folder or file, or change its permissions"
+    )
+    return f"{shown[:200] or 'a file'}: {error.strerror or error}; {remedy}"
+
+
+def exit_code_of(error: OSError) -> int:
+    """1 where a disk is full or broken, 2 where the command names what cannot be used."""
+    return 1 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO) else 2
 
 
 def append(path: Path, text: str) -> None:
