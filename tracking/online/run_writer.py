@@ -21,7 +21,8 @@ from tracking.regime import regime_name
 
 ONLINE = ("online", "shared")
 
-KINDS = "field_kinds"  # for those who read run folders; at W&B it would only lengthen the list of settings
+# Of config.yaml: for those who read run folders. W&B records the machine itself.
+KEPT_HERE = ("field_kinds", "starts")
 
 
 class RunWriter:
@@ -60,7 +61,7 @@ class RunWriter:
             group=record.group or regime_name(config),
             job_type=record.job_type,
             tags=[*record.tags, *own_tags(config)],
-            config={k: v for k, v in config.items() if v is not None and k != KINDS} | record.config,
+            config={k: v for k, v in config.items() if v is not None and k not in KEPT_HERE} | record.config,
             settings=settings,
         )
         self.run.define_metric("epoch")
