@@ -18,16 +18,20 @@ import pickle, sys
 import torch
 import torch.distributed as dist
 from darp import remove_noise, solve
+from darp.noise import _on_device
 
 rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
 group = dist.group.WORLD
-results = []
+results, different = [], []
 for name, probs, counts, bounds in pickle.load(open(f"{folder}/problems", "rb")):
     mine = probs[bounds[rank] : bounds[rank + 1]]
     try:
         cleaned = remove_noise(mine, counts, 2.0, group=group)
+        on_device = _on_device(mine, counts.double(), torch.floor(2 * counts.double()), group)
+        if not torch.allclose(on_device, cleaned, rtol=1e-5):
+            different.append(name)
         plain = solve(mine, counts, group=group)
         after = solve(cleaned, counts, warm_start=plain.duals, group=group)
         results.append((cleaned, plain, after))
@@ -37,6 +41,8 @@ pickle.dump(results, open(f"{folder}/{rank}", "wb"))
 dist.barrier()
 del group  # or its threads would live on into the end of the process, which then now and then aborts
 dist.destroy_process_group()
+if different:  # only now: the others would wait for a process that has ended
+    sys.exit(f"removal of noise in the form for GPUs, run on a CPU, differs: {different}")
 """
 
 

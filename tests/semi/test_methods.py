@@ -283,3 +283,17 @@ def test_guesses_are_the_softmax_of_the_weak_view(network, method):
     guess = method.guess(network.model, made)
     np.testing.assert_allclose(guess.numpy(), softmax(network.logits(views_u[0])))
     assert not guess.requires_grad
+
+
+def test_the_supervised_guess_leaves_no_trace_in_batch_norm_and_depends_on_no_other_image():
+    job = build_job(Config(**(TINY | {"semi_method": "sup"})), torch.device("cpu"))
+    batch = job.loader.next()
+    job.model.train()
+    before = {name: value.clone() for name, value in job.model.named_buffers()}
+    probs = job.method.guess(job.model, batch)
+    assert job.model.training
+    assert before
+    for name, value in job.model.named_buffers():
+        assert torch.equal(value, before[name]), name
+    alone = Batch(batch.views_x, batch.labels_x, (batch.views_u[0][:1],), batch.index_u[:1])
+    torch.testing.assert_close(job.method.guess(job.model, alone), probs[:1])

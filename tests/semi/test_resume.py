@@ -237,3 +237,16 @@ def test_a_methods_losses_depend_on_the_training_progress_where_it_says_so(metho
         job.model.train()
         totals.append(float(job.method.losses(job.model, batch, targets, progress).total.detach()))
     assert (totals[0] != totals[1]) == job.method.weights_follow_epochs
+
+
+def test_the_best_score_of_the_epochs_before_a_resume_still_counts(tmp_path):
+    changes: dict[str, Any] = {"epochs": 6, "lr": 0.05, "ema_decay": 0.0}
+    whole = train(config(tmp_path / "whole", **changes))
+    scores = [row["test/bacc"] for row in whole]
+    fallen = next(epoch for epoch in range(1, 6) if scores[epoch] < max(scores[:epoch]))
+    cut = config(tmp_path / "cut", resume="auto", **changes)
+    with pytest.raises(Interruption):
+        train(cut, Interrupting(after=fallen))
+    assert train(cut)[fallen]["best/bacc"] == max(scores[:fallen])
+    best = checkpoint.load(run_folder(cut) / "best.pt")["epoch"]
+    assert scores[best] == max(scores)

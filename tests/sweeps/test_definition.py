@@ -1,5 +1,6 @@
 """Sweep files: what they may say, what an agent makes of them, and that every one of this project's can run."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -136,6 +137,13 @@ def test_a_trial_keeps_its_id_as_long_as_its_parameters(tmp_path: Path) -> None:
     ids = [trial_id(sweep, trial) for trial in trials(sweep)]
     assert ids == [trial_id(sweep, trial) for trial in trials(sweep)]
     assert len(set(ids)) == 2
+
+
+def test_one_trial_of_two_sweeps_is_two_runs(tmp_path: Path) -> None:
+    sweep = read_sweep(write(tmp_path))
+    other = dataclasses.replace(sweep, path=tmp_path / "other.yaml")
+    (first, *_) = trials(sweep)
+    assert trial_id(sweep, first) != trial_id(other, first)
 
 
 @pytest.mark.slow

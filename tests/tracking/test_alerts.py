@@ -75,6 +75,16 @@ def test_a_dead_class_is_told_only_if_it_stays_the_same_one() -> None:
     assert alerts(wandering) == []
 
 
+@pytest.mark.parametrize(("of_its_share", "expected"), [(0.049, ["dead class"]), (0.051, [])])
+def test_a_class_is_dead_below_a_twentieth_of_its_target_share(
+    of_its_share: float, expected: list[str]
+) -> None:
+    target = [0.4, *[0.6 / 9] * 9]
+    hard = [0.4 * of_its_share, *[(1 - 0.4 * of_its_share) / 9] * 9]
+    rows = [row(epoch, target=target, refined=target, hard=hard) for epoch in range(GRACE + STREAK)]
+    assert kinds(rows) == expected
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, None])
 def test_a_loss_that_is_not_finite_is_told_at_once(value: float | None) -> None:
     (alert,) = alerts([row(0), row(1, **{"loss/u": value})])
