@@ -34,7 +34,8 @@ def final(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool, int
     return rows
 
 
-pytestmark = [pytest.mark.slow, pytest.mark.parametrize("seed", SEEDS)]
+# Nine trainings, some 5 minutes on one idle core: a busy machine needs more than the default limit.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.parametrize("seed", SEEDS)]
 
 
 def test_few_labels_put_the_pseudo_labels_three_times_further_from_the_truth_than_many(final, seed):
