@@ -41,8 +41,10 @@ def run(job: Job, folder: Path, resume_from: ResumePoint | None, tracker: Tracke
             f"nothing to train: epoch {config.epochs - 1} is done; raise --epochs to go on", file=sys.stderr
         )
         if first_epoch == config.epochs:  # a process that was killed at its end may have left a row unsent
-            tracker.start(describe(job) | {"run_name": folder.name}, tracker_state, first_epoch)
-            tracker.finish(0)
+            with claimed(folder):
+                refuse_if_moved_on(folder, resume_from)
+                tracker.start(describe(job) | {"run_name": folder.name}, tracker_state, first_epoch)
+                tracker.finish(0)
         return
     so_far = EpochSoFar(job.device, partial)
     with claimed(folder, overwrite=config.overwrite and not resume_from):

@@ -179,7 +179,7 @@ class LocalTracker:
         write_atomically(self.folder / CONFIG_FILE, yaml.safe_dump(content, sort_keys=False))
         if (self.folder / METRICS_FILE).exists():
             self._cut(first_epoch)
-        self._unwritten = list(state.get("unwritten_rows", []))
+        self._write(list(state.get("unwritten_rows", [])))
 
     def _starts(self, first_epoch: int) -> list[Any]:
         """The starts before this one; where their conditions were others, one line says so."""
@@ -227,9 +227,13 @@ class LocalTracker:
         write_atomically(metrics, "".join(f"{line}\n" for line, row in rows if row["epoch"] < first_epoch))
 
     def log(self, row: Row) -> None:
-        rows = [*self._unwritten, row]
+        self._write([*self._unwritten, row])
+
+    def _write(self, rows: list[Row]) -> None:
+        """Append rows, or keep them all for the next time."""
         try:
-            append(self.folder / METRICS_FILE, "".join(map(encode_row, rows)))
+            if rows:
+                append(self.folder / METRICS_FILE, "".join(map(encode_row, rows)))
             self._unwritten = []
         except OSError as error:
             self._unwritten = rows

@@ -183,6 +183,19 @@ def test_rows_that_the_disk_did_not_take_come_out_of_the_checkpoint(tmp_path, mo
     assert train(c) == whole
 
 
+def test_rows_of_a_finished_run_that_the_disk_did_not_take_are_written_by_the_next_start(
+    tmp_path, monkeypatch
+):
+    whole = train(config(tmp_path / "whole"))
+    c = config(tmp_path / "full", resume="auto")
+    with monkeypatch.context() as patched:
+        patched.setattr(local, "append", full)
+        with pytest.raises(SystemExit) as ended:
+            train(c)
+    assert ended.value.code == 1
+    assert train(c) == whole
+
+
 def test_a_disk_that_stays_full_ends_with_exit_code_1_and_the_old_state_whole(tmp_path, monkeypatch, capsys):
     whole = train(config(tmp_path / "whole"))
     c = config(tmp_path / "full", resume="auto")
