@@ -118,7 +118,6 @@ def sync_run(
             )
         try:
             config, rows = read_config(folder), read_rows(folder)
-            config.pop("starts", None)  # belongs to the folder, and is no part of what W&B was given
         except ValueError as error:
             return Outcome(False, f"skipped: {error}")
         if not rows:
