@@ -454,7 +454,10 @@ class WandbOptions:
         "Draw the custom charts on each run's own page. Run `python -m tracking.workspace` once before.",
     )
     wandb_table_every: int = wandb_flag(
-        20, "Send the table that the custom charts draw every so many epochs. 0: at the end only.", minimum=0
+        20,
+        "Send the table that the custom charts draw every so many epochs. 0: at the end only.",
+        minimum=0,
+        maximum=MANY,
     )
 
     def __post_init__(self) -> None:
