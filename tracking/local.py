@@ -168,17 +168,14 @@ class LocalTracker:
         self._told = False
 
     def start(self, config: Mapping[str, Any], state: Mapping[str, Any], first_epoch: int) -> None:
-        if first_epoch >= config.get(
-            "epochs", math.inf
-        ):  # nothing is left to train: the folder stays as it is
-            return
         self.folder.mkdir(parents=True, exist_ok=True)
-        content = dict(config)
-        if self.conditions is not None:
-            content["starts"] = [*self._starts(first_epoch), {"epoch": first_epoch, **self.conditions}]
-        write_atomically(self.folder / CONFIG_FILE, yaml.safe_dump(content, sort_keys=False))
-        if (self.folder / METRICS_FILE).exists():
-            self._cut(first_epoch)
+        if first_epoch < config.get("epochs", math.inf):  # else nothing is left to train: no start to note
+            content = dict(config)
+            if self.conditions is not None:
+                content["starts"] = [*self._starts(first_epoch), {"epoch": first_epoch, **self.conditions}]
+            write_atomically(self.folder / CONFIG_FILE, yaml.safe_dump(content, sort_keys=False))
+            if (self.folder / METRICS_FILE).exists():
+                self._cut(first_epoch)
         self._write(list(state.get("unwritten_rows", [])))
 
     def _starts(self, first_epoch: int) -> list[Any]:

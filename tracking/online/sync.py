@@ -100,7 +100,19 @@ def wanted(record: RunRecord, config: Mapping[str, Any], rows: Sequence[Row], fo
 def sync_run(
     folder: Path, *, replace: bool = False, tell: Callable[[str], None] = lambda text: None
 ) -> Outcome:
-    """Send what the server lacks of the run in `folder`.
+    """`deliver` the run in `folder`, unless another process writes to it."""
+    with locked_if_free(run_lock(folder)) as free:
+        if free:
+            return deliver(folder, replace=replace, tell=tell)
+        return Outcome(
+            False, f"skipped: {holder(run_lock(folder))} is writing to it; call this after its end"
+        )
+
+
+def deliver(
+    folder: Path, *, replace: bool = False, tell: Callable[[str], None] = lambda text: None
+) -> Outcome:
+    """Send what the server lacks of the run in `folder`, whose lock the caller holds.
 
     Args:
         replace: send a run whose rows at the server are doubled or out of order anew, and delete that one.
@@ -111,24 +123,19 @@ def sync_run(
     record = known_record(folder)
     if record is None:
         return Outcome(True, "skipped: trained without W&B")
-    with locked_if_free(run_lock(folder)) as free:
-        if not free:
-            return Outcome(
-                False, f"skipped: {holder(run_lock(folder))} is writing to it; call this after its end"
-            )
-        try:
-            config, rows = read_config(folder), read_rows(folder)
-        except ValueError as error:
-            return Outcome(False, f"skipped: {error}")
-        if not rows:
-            return Outcome(True, "skipped: no epoch yet")
-        there = delivered(record)
-        if there.epochs and max(there.epochs) > rows[-1]["epoch"]:
-            return Outcome(True, f"complete: the server has later epochs, up to {max(there.epochs)}")
-        want = wanted(record, config, rows, folder)
-        if replace and not in_order(there.epochs, rows):
-            return _replace(folder, config, record, want, tell)
-        return _complete(folder, config, record, want, there, tell)
+    try:
+        config, rows = read_config(folder), read_rows(folder)
+    except ValueError as error:
+        return Outcome(False, f"skipped: {error}")
+    if not rows:
+        return Outcome(True, "skipped: no epoch yet")
+    there = delivered(record)
+    if there.epochs and max(there.epochs) > rows[-1]["epoch"]:
+        return Outcome(True, f"complete: the server has later epochs, up to {max(there.epochs)}")
+    want = wanted(record, config, rows, folder)
+    if replace and not in_order(there.epochs, rows):
+        return _replace(folder, config, record, want, tell)
+    return _complete(folder, config, record, want, there, tell)
 
 
 def _complete(

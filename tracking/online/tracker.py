@@ -43,7 +43,7 @@ from tracking.online.artifacts import require_artifact_names
 from tracking.online.delivered import delivered, told_to_stop
 from tracking.online.run_record import RunRecord, read_record
 from tracking.online.run_writer import ONLINE, RunWriter
-from tracking.online.sync import command, sync_run
+from tracking.online.sync import command, deliver
 from tracking.online.timeout import within
 
 PREEMPTED = 128 + signal.SIGTERM  # the exit code of a run that was asked to stop
@@ -186,7 +186,7 @@ class WandbTracker:
         if record is None or self.mode not in ONLINE:
             return
         limit = finish_timeout_s() + INIT_TIMEOUT_S
-        if reason := within(limit, lambda: say(f"W&B: {sync_run(self.folder).sentence}")):
+        if reason := within(limit, lambda: say(f"W&B: {deliver(self.folder).sentence}")):
             say(f"W&B did not answer ({reason}); see what it lacks with `{command(self.folder)}`")
 
     def log(self, row: Row) -> None:
