@@ -66,7 +66,7 @@ def convert(name: str, value: Any, annotation: Any, choices: Sequence[str] = ())
                 raise ValueError(what)
             return int(number)
         return kind(value)
-    except (ValueError, OverflowError):
+    except (ValueError, TypeError, OverflowError):  # a date of YAML is neither text nor number
         raise ConfigError(f"--{name} {shown(value)}: use {what}") from None
 
 

@@ -185,7 +185,7 @@ def test_a_retrained_head_is_not_overwritten_unless_told(run):
     [
         ({"checkpoint": ""}, "no run is named; use retrain_head.py RUN_FOLDER"),
         ({"recipe": "kang"}, "--recipe kang: use one of published, balanced"),
-        ({"mix_alpha": 0.0}, "--mix_alpha 0.0: use a number above 0"),
+        ({"mix_alpha": 0.0}, "--mix_alpha 0.0: use 0.001 or more"),
         ({"ema_decay": 1.0}, "--ema-decay 1.0: use a value in"),
         ({"lr": 0.0}, "--lr 0.0: use a number above 0"),
         ({"epochs": 0}, "--epochs 0: use 1 or more"),
