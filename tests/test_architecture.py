@@ -55,14 +55,12 @@ def test_a_circle_inside_a_package_fails_lint(copy: Path) -> None:
 
 def test_only_tracking_local_reads_and_writes_the_files_of_a_run() -> None:
     product = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")] + [*ROOT.glob("*.py")]
-    named = re.compile(r"metrics\.jsonl|METRICS_FILE")
-    reading = re.compile(r"json\.loads|\.open\(|read_text|splitlines")
-    touching = [
+    parsing = [
         path.relative_to(ROOT).as_posix()
         for path in product
-        if any(named.search(line) and reading.search(line) for line in path.read_text().splitlines())
+        if re.search(r'METRICS_FILE|"metrics\.jsonl"', text := path.read_text()) and "json.loads" in text
     ]
-    assert touching == ["tracking/local.py"]
+    assert parsing == ["tracking/local.py"]
 
 
 def test_every_method_has_its_name_in_the_flags() -> None:

@@ -143,7 +143,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, derandomize="CI" in os.environ)
 @given(
     st.lists(
         st.tuples(st.one_of(st.sampled_from(WORDS), st.text(max_size=8)), VALUES, st.booleans()), max_size=5
@@ -172,7 +172,12 @@ YAML_VALUES = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(st.dictionaries(st.sampled_from([word.removeprefix("--") for word in WORDS]), YAML_VALUES, max_size=4))
 def test_no_preset_ends_in_another_error(tmp_path, content):
     preset = tmp_path / "p.yaml"
@@ -197,7 +202,12 @@ PARAMETERS = st.dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200,
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
     st.dictionaries(st.sampled_from([*SWEEP, "run_cap"]), YAML_VALUES, max_size=2),
     PARAMETERS,
