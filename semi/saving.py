@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
+from time import monotonic
 
 from semi import checkpoint, stopping
 from semi.checkpoint import BEST_FILE, CHECKPOINT_FILE, PREVIOUS_FILE
@@ -27,7 +27,7 @@ class Checkpoints:
     def __init__(self, job: Job, folder: Path, tracker: Tracker) -> None:
         self.behind = ""
         self._job, self._folder, self._tracker = job, folder, tracker
-        self._last, self._cost, self._spent = time.monotonic(), 0.0, 0.0
+        self._last, self._cost, self._spent = monotonic(), 0.0, 0.0
         self._told = False
 
     def due(self) -> bool:
@@ -36,11 +36,11 @@ class Checkpoints:
         The pause grows with what a save takes, so that saving takes LARGEST_SHARE of the time at most.
         """
         pause = max(self._job.config.checkpoint_every_s, self._cost / LARGEST_SHARE)
-        return stopping.save_requested() or stopping.requested() or time.monotonic() - self._last >= pause
+        return stopping.save_requested() or stopping.requested() or monotonic() - self._last >= pause
 
     def save(self, epoch: int, so_far: EpochSoFar | None = None) -> None:
         """Save the state after `epoch`, and after the steps of the next one that `so_far` has."""
-        begin = time.monotonic()
+        begin = monotonic()
         path = self._folder / CHECKPOINT_FILE
         state = snapshot(self._job, epoch, so_far) | {"tracker": self._tracker.state_dict()}
         try:
@@ -58,7 +58,7 @@ class Checkpoints:
                     file=sys.stderr,
                 )
             self._told = True
-        self._last = time.monotonic()
+        self._last = monotonic()
         self._cost = self._last - begin
         self._spent += self._cost
 

@@ -15,7 +15,7 @@ import re
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -176,7 +176,12 @@ class LocalTracker:
             write_atomically(self.folder / CONFIG_FILE, yaml.safe_dump(content, sort_keys=False))
             if (self.folder / METRICS_FILE).exists():
                 self._cut(first_epoch)
-        self._write(list(state.get("unwritten_rows", [])))
+        self._write(self._missing(state.get("unwritten_rows", [])))
+
+    def _missing(self, rows: Sequence[Row]) -> list[Row]:
+        """Those of `rows` that are not in the file: it may have taken them after the checkpoint was saved."""
+        there = {row["epoch"] for row in read_rows(self.folder)}
+        return [row for row in rows if row["epoch"] not in there]
 
     def _starts(self, first_epoch: int) -> list[Any]:
         """The starts before this one; where their conditions were others, one line says so."""

@@ -128,7 +128,7 @@ def test_a_checkpoint_within_an_epoch_is_no_best_one(tmp_path, monkeypatch):
 
 def test_checkpoints_within_an_epoch_take_one_percent_of_the_time_at_most(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("semi.saving.monotonic", lambda: now[0])
 
     def slow(*_: Any) -> None:
         now[0] += 2.0
@@ -194,6 +194,7 @@ def test_rows_of_a_finished_run_that_the_disk_did_not_take_are_written_by_the_ne
             train(c)
     assert ended.value.code == 1
     assert train(c) == whole
+    assert train(c) == whole, "and not once more by the start after that"
 
 
 def test_a_disk_that_stays_full_ends_with_exit_code_1_and_the_old_state_whole(tmp_path, monkeypatch, capsys):
