@@ -38,9 +38,8 @@ from semi.split import split_for
 from tracking.local import clear_temporary_files, write_atomically
 from tracking.regime import regime_name
 
-RECIPE = (
-    2  # goes up with a change of the training that no field tells: 2 holds out the last images, not the first
-)
+# Goes up with a change of the training that no field tells: 2 holds out the last images of a class, not the first.
+RECIPE = 2
 DROPS = (0.8, 0.9)  # shares of the epochs after which the learning rate falls to a tenth
 EVALUATION_BATCH = 500
 

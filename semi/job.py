@@ -56,9 +56,7 @@ class Job:
     store: PseudoLabelStore
     refiner: TargetSource
     target_counts: list[float]  # [K], sums to the unlabeled images
-    true_labels: (
-        Tensor | None
-    )  # int64 [N] of the unlabeled images, None where one is unknown; never for a loss
+    true_labels: Tensor | None  # int64 [N], None where one is unknown; for diagnosis, never for a loss
     test_images: Tensor  # float32 [M, 3, 32, 32], normalised
     test_labels: Tensor  # int64 [M]
     recent: deque[tuple[float, float]]  # bacc and gm of the last WINDOW epochs
@@ -248,6 +246,7 @@ def snapshot(job: Job, epoch: int, so_far: EpochSoFar | None = None) -> dict[str
         "config": asdict(job.config),
         "epoch": epoch,
         "index_u": job.split.index_u,  # which images the rows of the store are
+        "target_counts": job.target_counts,
         "model": job.model.state_dict(),
         "ema": job.ema.model.state_dict(),
         "optimizer": job.optimizer.state_dict(),
@@ -285,6 +284,12 @@ def restore(job: Job, point: ResumePoint) -> int:
             raise ConfigError(
                 f"--resume {point.path}: the checkpoint's unlabeled images are others, or in another order, than "
                 "--seed and the data give here; resume with the same files and version, or start without --resume"
+            )
+        # A checkpoint from before the target was kept in it says nothing of it.
+        if not numpy.allclose(state.get("target_counts", job.target_counts), job.target_counts, atol=1e-6):
+            raise ConfigError(
+                f"--resume {point.path}: the run aims at other class counts than --est gives now: the estimate has "
+                "changed; put the old one back (--est FILE), or start without --resume"
             )
         job.loader.load_state_dict(state["loader"])  # first: it refuses another kind of device
         job.model.load_state_dict(state["model"])

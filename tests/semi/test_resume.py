@@ -13,9 +13,9 @@ import torch
 from semi import checkpoint
 from semi.checkpoint import CheckpointError
 from semi.config import Config, ConfigError
-from semi.job import build_job
+from semi.job import build_job, restore, snapshot
 from semi.methods import METHODS
-from semi.run_folder import resume_point, run_folder
+from semi.run_folder import ResumePoint, resume_point, run_folder
 from tests.semi.runs import TINY, Interrupting, Interruption, rows, train
 
 
@@ -188,6 +188,16 @@ def test_a_checkpoint_that_was_made_on_a_gpu_is_named_in_one_line(tmp_path):
         train(c)
     assert "\n" not in str(error.value)
     assert rows(folder) == before
+
+
+def test_an_estimate_that_changed_since_the_checkpoint_is_refused(tmp_path):
+    c = config(tmp_path, est=True, est_from="dist.npy", refine="darp")
+    cpu, dist, other = torch.device("cpu"), [0.1] * 10, [0.11, 0.09] * 5
+    point = ResumePoint(tmp_path / "checkpoint.pt", snapshot(build_job(c, cpu, dist), epoch=0))
+    assert restore(build_job(c, cpu, dist), point) == 1
+    with pytest.raises(ConfigError, match="the estimate has changed; put the old one back") as error:
+        restore(build_job(c, cpu, other), point)
+    assert "\n" not in str(error.value)
 
 
 def test_best_pt_is_made_when_a_kill_came_between_the_checkpoint_and_it(tmp_path):
