@@ -66,44 +66,48 @@ class RetrainConfig:
 
     checkpoint: str = flag(
         "",
-        "the folder of a finished run, or its checkpoint.pt; the first word will do too",
+        "Folder of a finished run, or its checkpoint.pt. The flag may be left out.",
         flags=["pre_trained"],
     )
     recipe: str = flag(
         "published",
-        "published: natural sampling, mixup, weighted loss, Adam; balanced: class-balanced sampling, SGD",
+        "published: natural sampling, mixup, weighted loss, Adam. balanced: class-balanced sampling, SGD.",
         choices=tuple(RECIPES),
     )
     epochs: int | None = flag(
-        None, "epochs; None: 20 of published, 10 of balanced", flags=["epoch"], minimum=1, maximum=MANY
+        None,
+        "Number of epochs. None: 20 with published, 10 with balanced.",
+        flags=["epoch"],
+        minimum=1,
+        maximum=MANY,
     )
     val_iteration: int | None = flag(
         None,
-        "steps an epoch; then evaluation and one row of the log; None: 500 of published, 100 of balanced",
+        "Steps in an epoch. None: 500 with published, 100 with balanced.",
         flags=["val-iteration"],
         minimum=1,
         maximum=MANY,
     )
     batch_size: int = flag(
-        64, "labeled images a step", flags=["batch-size"], minimum=1, maximum=LARGEST_BATCH
+        64, "Labeled images in a step.", flags=["batch-size"], minimum=1, maximum=LARGEST_BATCH
     )
     lr: float | None = flag(
         None,
-        "learning rate; None: 0.002 of published (Adam), 0.1 of balanced (SGD, falls to 0 along a cosine)",
+        "Learning rate. None: 0.002 with published (Adam), 0.1 with balanced (SGD, falls to 0 along a cosine).",
         flags=["learning-rate"],
         minimum=ABOVE_ZERO,
         maximum=1e3,
     )
     mix_alpha: float = flag(
-        0.75, "published: both parameters of mixup's Beta distribution", minimum=0.001, maximum=1e3
+        0.75, "published: both parameters of mixup's Beta distribution.", minimum=0.001, maximum=1e3
     )
     ema_decay: float = flag(
-        0.999, "published: decay of the averaged weights that are scored", flags=["ema-decay"]
+        0.999, "published: decay of the averaged weights that are scored.", flags=["ema-decay"]
     )
-    gpu: str = flag("0", "number among the visible GPUs; cpu for none")
-    data_dir: str = flag("", "folder of the image files; empty: where the run had it", flags=["data-dir"])
-    overwrite: bool = flag(False, "retrain again; the old folder is kept beside it")
-    wandb: bool = flag(False, "log to W&B too, in the run's group, with the job type crt")
+    gpu: str = flag("0", "Number of the GPU among the visible ones. cpu: use none.")
+    data_dir: str = flag("", "Folder of the image files. Empty: where the run had it.", flags=["data-dir"])
+    overwrite: bool = flag(False, "Retrain again. The old folder is kept.")
+    wandb: bool = flag(False, "Log to W&B too, in the run's group, with the job type crt.")
 
     def __post_init__(self) -> None:
         if not self.checkpoint:
