@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m darp
 	@touch $@
 
-demo: setup ## train the two regimes with and without DARP (some minutes on 2 cores), write report.html
+demo: setup ## train the two regimes with and without DARP (under 2 minutes on 2 cores), write report.html
 	$(BIN)/python -m sweeps run sweeps/demo.yaml --jobs 2
 	$(BIN)/python report.py runs/demo --out report.html
 	@echo; echo "Each run is a W&B run in offline mode. Open one in the terminal, or send them all after \`wandb login\`:"
