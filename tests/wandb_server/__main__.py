@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 
@@ -10,7 +11,8 @@ from tests.wandb_server import API_KEY, WandbServer
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until interrupted, printing each request as it is answered."""
+    """Serve until Ctrl-C or SIGTERM, printing each request as it is answered."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a background shell's children ignore SIGINT
     parser = argparse.ArgumentParser(prog="python -m tests.wandb_server", description=__doc__)
     parser.add_argument("--port", type=int, default=8090, help="0 picks a free one")
     parser.add_argument("--fail_rate", type=float, default=0.0, help="share of requests answered 500")

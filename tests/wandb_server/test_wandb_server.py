@@ -159,7 +159,7 @@ def test_it_can_be_started_by_hand_and_prints_how_to_reach_it(tmp_path: Path) ->
         code = "import wandb; wandb.init(project='p', id='x').finish()"
         subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True, timeout=60)
     finally:
-        by_hand.send_signal(signal.SIGINT)
+        by_hand.send_signal(signal.SIGTERM)
         printed, _ = by_hand.communicate(timeout=30)
     assert "200 POST /graphql UpsertBucket" in printed
     assert "1 runs, 0 sweeps; unknown: []" in printed
