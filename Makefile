@@ -16,6 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,published]'
 	$(BIN)/python -m darp
+	$(BIN)/python -m data
 	@touch $@
 
 demo: setup ## train the two regimes with and without DARP (under 2 minutes on 2 cores), write report.html

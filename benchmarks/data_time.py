@@ -3,10 +3,12 @@
     python -m benchmarks.data_time [--quick]
 
 A step asks for 64 labeled images (one weak view) and 64 unlabeled ones (a weak and two strong views), as FixMatch
-does. Both pipelines make the published views (`--augment published`). `--loader device` makes them in one batch where
-the images are. `--loader published` makes them one image at a time in the worker processes of two DataLoaders, and
-makes an iterator anew whenever it is exhausted. Labels that fill one batch or less are exhausted at every step, and
-each time the worker processes are started again.
+does. Both pipelines make the published views (`--augment published`). `--loader device` makes them where the images
+are: on a CPU by a compiled pass, in a thread one batch ahead. Beside it stand the same without the thread, and the
+whole-batch operations that a GPU runs (the compiled pass's slow twin, here on the CPU). `--loader published` makes
+views one image at a time in the worker processes of two DataLoaders, and makes an iterator anew whenever it is
+exhausted. Labels that fill one batch or less are exhausted at every step, and each time the worker processes are
+started again.
 
 Digits with 60 labels a class and with 1, the project's two regimes on this data set, and the same 700 unlabeled images
 in both. All ways run one after the other in one process. Between two steps the process sleeps 50 ms, as if it waited
@@ -31,6 +33,11 @@ BATCH = 64
 LABELS_A_CLASS = (60, 1)
 PAUSE_S = 0.05
 DEVICE = "device loader"
+TWINS: dict[str, dict[str, Any]] = {
+    DEVICE: {},
+    "the same, no thread": {"prefetch": False},
+    "the same, whole batches": {"prefetch": False, "compiled": False},
+}
 
 
 def seconds_per_step(step: Callable[[], object], steps: int, limit_s: float) -> list[float]:
@@ -69,8 +76,10 @@ def measure(dataset: Dataset, labels_a_class: int, steps: int, limit_s: float) -
         "device": "cpu",
         "seed": 0,
     }
-    loader = Loader(*sets, augment="published", **shared)
-    times = {DEVICE: seconds_per_step(loader.next, steps, limit_s)}
+    times = {}
+    for name, way in TWINS.items():
+        loader = Loader(*sets, augment="published", **way, **shared)
+        times[name] = seconds_per_step(loader.next, steps, limit_s)
     for workers in (4, 0):
         slow = PublishedLoader(*sets, workers=workers, **shared)
         times[f"published loader, {workers} workers"] = seconds_per_step(slow.next, steps, limit_s)
@@ -94,7 +103,7 @@ def main() -> None:
         for name, times in measure(dataset, labels_a_class, steps, limit_s).items():
             mean = statistics.fmean(times)
             (many if labels_a_class == LABELS_A_CLASS[0] else few)[name] = mean
-            figures = f"{1e3 * mean:>10.1f}{1e3 * statistics.median(times):>11.1f}{1e3 * max(times):>9.1f}"
+            figures = f"{1e3 * mean:>10.2f}{1e3 * statistics.median(times):>11.2f}{1e3 * max(times):>9.2f}"
             print(f"{name:<29}{10 * labels_a_class:>8}{len(times):>8}{figures}", flush=True)
     print("\nmean step with few labels over mean step with many, and over the device loader's with few:")
     for name in few:

@@ -11,6 +11,7 @@ no value is read back to the host, so that a view may be made inside a training 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,6 +57,33 @@ def strong_view(
     return cutout(normalize(moved, mean, std), generator, 0)  # after normalising, zero is the mean colour
 
 
+class Move(NamedTuple):
+    """How a weak view moves each image of a batch."""
+
+    shift: Tensor
+    """Pixels down and across, int64 [2, B, 1] in -PAD..PAD."""
+    mirrored: Tensor | None
+    """Whether left and right change places, bool [B, 1]; None: in no image."""
+
+    def split(self, sizes: Sequence[int]) -> list[Move]:
+        """That of the first sizes[0] images, of the next sizes[1], and so on."""
+        mirrored = [None] * len(sizes) if self.mirrored is None else self.mirrored.split(sizes)
+        return [Move(*part) for part in zip(self.shift.split(sizes, 1), mirrored, strict=True)]
+
+
+def draw_move(batch: int, generator: torch.Generator, *, flip: bool) -> Move:
+    """A move of up to `PAD` pixels in each direction; half of the images are mirrored if `flip`."""
+    device = generator.device
+    shift = torch.randint(-PAD, PAD + 1, (2, batch, 1), generator=generator, device=device)
+    mirrored = torch.randint(0, 2, (batch, 1), generator=generator, device=device) == 1 if flip else None
+    return Move(shift, mirrored)
+
+
+def draw_centre(batch: int, generator: torch.Generator) -> Tensor:
+    """The middle of the square to cut out, down and across: float32 [2, B, 1] in 0..1 of the side."""
+    return torch.rand(2, batch, 1, generator=generator, device=generator.device)
+
+
 def weak(images: Tensor, generator: torch.Generator, *, flip: bool, reflect: bool = True) -> Tensor:
     """Move each image by up to `PAD` pixels in each direction, and mirror half of them if `flip`.
 
@@ -65,11 +93,10 @@ def weak(images: Tensor, generator: torch.Generator, *, flip: bool, reflect: boo
     """
     batch, _, height, width = images.shape
     device = images.device
-    shift = torch.randint(-PAD, PAD + 1, (2, batch, 1), generator=generator, device=device)
+    shift, mirrored = draw_move(batch, generator, flip=flip)
     rows = torch.arange(height, device=device) + shift[0]  # [B, H]
     columns = torch.arange(width, device=device) + shift[1]  # [B, W]
-    if flip:
-        mirrored = torch.randint(0, 2, (batch, 1), generator=generator, device=device) == 1
+    if mirrored is not None:
         columns = torch.where(mirrored, columns.flip(1), columns)
     source = (
         _reflected(rows, height)[:, :, None] * width + _reflected(columns, width)[:, None, :]
@@ -87,7 +114,7 @@ def cutout(images: Tensor, generator: torch.Generator, fill: int) -> Tensor:
     images: [B, C, H, W] of any dtype.
     """
     batch, _, height, width = images.shape
-    centre = torch.rand(2, batch, 1, generator=generator, device=images.device)
+    centre = draw_centre(batch, generator)
     top = (centre[0] * height).floor() - CUTOUT // 2
     left = (centre[1] * width).floor() - CUTOUT // 2
     y = torch.arange(height, device=images.device)

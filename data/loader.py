@@ -2,21 +2,26 @@
 
 The images stay there as uint8, and so do the random generator and the permutations: a step copies nothing
 from the host and waits for nothing. Its cost does not depend on how many labeled images there are.
+
+On a GPU a batch is a few hundred launches of whole-batch operations (`data.augment`). On a CPU it is one compiled pass
+over its images (`data.compiled`), and a thread makes the next batch while the network learns from this one. The batches
+are the same either way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from data.archives import DataError
-from data.augment import strong_view, weak_view
-from data.randaugment import LISTS
+from data.augment import draw_centre, draw_move, resize, strong_view, weak_view
+from data.randaugment import LISTS, draw_operations, require_in_range
 
 View = Literal["weak", "strong"]
 
@@ -76,12 +81,20 @@ class EndlessOrder:
         self._used += self.batch_size
         return batch
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"n": self.n, "order": self._order[self._used :].cpu().clone()}
+    def rest(self) -> Tensor:
+        """The positions that are drawn and not used yet. Nothing writes into them, so that this may be kept."""
+        return self._order[self._used :]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._order = state["order"].to(self._generator.device)
         self._used = 0
+
+
+class _State(NamedTuple):
+    """Where a loader is between two batches."""
+
+    generator: Tensor
+    orders: dict[str, Tensor]
 
 
 class Loader:
@@ -91,11 +104,14 @@ class Loader:
     views_x, views_u: which views of each image a batch holds, in order, such as ("weak", "strong", "strong").
     mean, std: of the three channels, on the scale 0..1. augment, num_ops, magnitude: of the views (see
     `data.augment`). full_x, full_u: the same images at a larger size, uint8 [n, 3, H, W], of which the strong views are
-    then made; they are kept on `device` too. The sequence of batches depends on `seed`, the arguments and the kind of
+    then made; they are kept on `device` too. The sequence of batches depends on `seed`, these arguments and the kind of
     device, and on nothing else.
 
-    Raises ValueError for an empty set, labels that do not match the images, an unknown view or augmentation, and
-    DataError where the device has not enough memory for the images.
+    compiled, prefetch: on a CPU, make views by the compiled pass, and in a thread one batch ahead. They change how long
+    a step waits and no pixel. A GPU uses neither.
+
+    Raises ValueError for an empty set, labels that do not match the images, an unknown view or augmentation, a number
+    or magnitude of operations out of range, and DataError where the device has not enough memory for the images.
     """
 
     def __init__(
@@ -117,6 +133,8 @@ class Loader:
         full_u: Tensor | None = None,
         device: torch.device | str,
         seed: int,
+        compiled: bool = True,
+        prefetch: bool = True,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size}: a batch holds at least one image")
@@ -129,6 +147,7 @@ class Loader:
                 raise ValueError(f"view {view!r} is unknown; use 'weak' or 'strong'")
         if augment not in LISTS:
             raise ValueError(f"augment {augment!r} is unknown; use one of {', '.join(LISTS)}")
+        require_in_range(num_ops, magnitude)
         self.device = torch.device(device)
         self.views_x, self.views_u = tuple(views_x), tuple(views_u)
         self.augment, self.num_ops, self.magnitude, self.flip = augment, num_ops, magnitude, flip
@@ -146,11 +165,96 @@ class Loader:
             "labeled": EndlessOrder(len(images_x), batch_size, self._generator),
             "unlabeled": EndlessOrder(len(images_u), batch_size, self._generator),
         }
+        on_cpu = self.device.type == "cpu"
+        self._make = self._compiled if compiled and on_cpu else self._batched
+        self._state = (
+            self._state_now()
+        )  # after the last batch that was handed out, not the last that was made
+        self._thread = ThreadPoolExecutor(1, "batches") if prefetch and on_cpu else None
+        self._ahead: Future[tuple[Batch, _State]] | None = None
 
     def next(self) -> Batch:
         """The next batch, on the device."""
+        if self._thread is None:
+            batch, self._state = self._made()
+            return batch
+        ahead = self._ahead or self._thread.submit(self._made)
+        batch, self._state = ahead.result()
+        self._ahead = self._thread.submit(self._made)
+        return batch
+
+    def _made(self) -> tuple[Batch, _State]:
+        """A new batch, and the state after it."""
+        index_x, index_u = self._orders["labeled"].next(), self._orders["unlabeled"].next()
+        kinds = self.views_x + self.views_u
+        sources = [(self._images_x[kind], index_x) for kind in self.views_x]
+        sources += [(self._images_u[kind], index_u) for kind in self.views_u]
+        views: list[Tensor] = [index_x] * len(kinds)
+        for kind in (
+            "weak",
+            "strong",
+        ):  # all views of a kind in one call: each image has its own draw in any case
+            slots = [i for i, k in enumerate(kinds) if k == kind]
+            made = self._make(kind, [sources[i] for i in slots]) if slots else []
+            for i, view in zip(slots, made, strict=True):
+                views[i] = view
+        split = len(self.views_x)
+        batch = Batch(tuple(views[:split]), self._labels_x[index_x], tuple(views[split:]), index_u)
+        return batch, self._state_now()
+
+    def _batched(self, kind: View, sources: Sequence[tuple[Tensor, Tensor]]) -> Sequence[Tensor]:
+        """Views of images[index] of each source, by operations on the whole batch."""
         with _one_thread():
-            return self._next()
+            batch = torch.cat([images[index] for images, index in sources])
+            if kind == "weak":
+                views = weak_view(
+                    batch, self._generator, self._mean, self._std, flip=self.flip, augment=self.augment
+                )
+            else:
+                views = strong_view(
+                    batch,
+                    self._generator,
+                    self._mean,
+                    self._std,
+                    flip=self.flip,
+                    augment=self.augment,
+                    num_ops=self.num_ops,
+                    magnitude=self.magnitude,
+                    size=self._size,
+                )
+            return views.split([len(index) for _, index in sources])
+
+    def _compiled(self, kind: View, sources: Sequence[tuple[Tensor, Tensor]]) -> Sequence[Tensor]:
+        """The same views as `_batched`, of the same draws, by a compiled pass over each image."""
+        from data import (
+            compiled,  # Numba: half a second that a GPU's run, or a mistyped flag, need not wait for
+        )
+
+        sizes = [len(index) for _, index in sources]
+        if kind == "strong":
+            drawn = draw_operations(
+                sum(sizes), self._generator, num_ops=self.num_ops, which=self.augment
+            ).split(sizes)
+            augmented = [
+                compiled.rand_augmented(*source, part, magnitude=self.magnitude, which=self.augment)
+                for source, part in zip(sources, drawn, strict=True)
+            ]
+            if augmented[0].shape[-1] != self._size:
+                augmented = [resize(images, self._size) for images in augmented]
+            sources = [(images, torch.arange(len(images))) for images in augmented]
+        moves = draw_move(sum(sizes), self._generator, flip=self.flip).split(sizes)
+        centres = draw_centre(sum(sizes), self._generator).split(sizes, 1) if kind == "strong" else ()
+        return [
+            compiled.moved_views(
+                *source,
+                move,
+                centres[i] if centres else None,
+                mean=self._mean,
+                std=self._std,
+                augment=self.augment,
+            )
+            for i, (source, move) in enumerate(zip(sources, moves, strict=True))
+        ]
 
     def _stored(self, images: Tensor) -> Tensor:
         try:
@@ -162,59 +266,19 @@ class Loader:
                 f"{self.device} has free; use --augment fixmatch for smaller ones, another --gpu, or --gpu cpu"
             ) from None
 
-    def _next(self) -> Batch:
-        index_x, index_u = self._orders["labeled"].next(), self._orders["unlabeled"].next()
-        kinds = self.views_x + self.views_u
-        images = [
-            *self._taken(self._images_x, index_x, self.views_x),
-            *self._taken(self._images_u, index_u, self.views_u),
-        ]
-        views = self._augmented(images, kinds)
-        split = len(self.views_x)
-        return Batch(tuple(views[:split]), self._labels_x[index_x], tuple(views[split:]), index_u)
-
-    @staticmethod
-    def _taken(images: Mapping[View, Tensor], index: Tensor, kinds: Sequence[View]) -> list[Tensor]:
-        """The images that each view is made of; fetched once where all views are made of the same."""
-        small, large = images["weak"], images["strong"]
-        fetched = {kind: images[kind][index] for kind in dict.fromkeys(kinds)} if small is not large else {}
-        shared = small[index] if small is large and kinds else small
-        return [fetched.get(kind, shared) for kind in kinds]
-
-    def _augmented(self, images: Sequence[Tensor], kinds: Sequence[View]) -> list[Tensor]:
-        """All weak views in one call and all strong ones in another: each image has its own draw in any
-        case."""
-        out: list[Tensor] = list(images)
-        for kind in ("weak", "strong"):
-            slots = [i for i, k in enumerate(kinds) if k == kind]
-            if not slots:
-                continue
-            batch = torch.cat([images[i] for i in slots])
-            views = self._view(kind, batch).split([len(images[i]) for i in slots])
-            for i, view in zip(slots, views, strict=True):
-                out[i] = view
-        return out
-
-    def _view(self, kind: View, batch: Tensor) -> Tensor:
-        statistics = (self._mean, self._std)
-        if kind == "weak":
-            return weak_view(batch, self._generator, *statistics, flip=self.flip, augment=self.augment)
-        return strong_view(
-            batch.contiguous(),
-            self._generator,
-            *statistics,
-            flip=self.flip,
-            augment=self.augment,
-            num_ops=self.num_ops,
-            magnitude=self.magnitude,
-            size=self._size,
+    def _state_now(self) -> _State:
+        return _State(
+            self._generator.get_state(), {name: order.rest() for name, order in self._orders.items()}
         )
 
     def state_dict(self) -> dict[str, Any]:
         """All that the coming batches depend on, tensors on the CPU: the generator and what is left of each
         pass."""
-        orders = {name: order.state_dict() for name, order in self._orders.items()}
-        return {"generator": self._generator.get_state(), **orders}
+        orders = {
+            name: {"n": self._orders[name].n, "order": rest.cpu().clone()}
+            for name, rest in self._state.orders.items()
+        }
+        return {"generator": self._state.generator, **orders}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue exactly where `state` was taken, given the same images and arguments.
@@ -234,9 +298,13 @@ class Loader:
                     f"the saved loader drew from {state[name]['n']} {name} images, this one has {order.n}; "
                     "resume with the data set, num_max, ratio and imbalance of the saved run"
                 )
+        if self._ahead:
+            self._ahead.exception()  # it is not of use any more, but must not draw while the state changes
+            self._ahead = None
         for name, order in self._orders.items():
             order.load_state_dict(state[name])
         self._generator.set_state(generator_state)
+        self._state = self._state_now()
 
 
 @contextmanager

@@ -35,6 +35,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,13 +78,48 @@ PUBLISHED: dict[str, tuple[float, float]] = {
 LISTS: dict[str, dict[str, tuple[float, float]]] = {"fixmatch": FIXMATCH, "published": PUBLISHED}
 MAX_MAGNITUDE = 30
 SQUARE_COLOUR = (125, 123, 114)  # of CutoutAbs
-_CODE = {which: {name: code for code, name in enumerate(LISTS[which])} for which in LISTS}
+CODE = {which: {name: code for code, name in enumerate(LISTS[which])} for which in LISTS}
 
 
 def value_of(which: str, name: str, magnitude: int) -> float:
     """What magnitude 0..30 means to an operation: bits, degrees, pixels, a threshold or a factor."""
     low, high = LISTS[which][name]
     return low + (high - low) * (magnitude / MAX_MAGNITUDE)
+
+
+def require_in_range(num_ops: int, magnitude: int) -> None:
+    """ValueError unless there are such a number and such a magnitude of operations."""
+    if num_ops < 0 or not 0 <= magnitude <= MAX_MAGNITUDE:
+        raise ValueError(
+            f"num_ops {num_ops}, magnitude {magnitude}: use num_ops >= 0 and magnitude 0..{MAX_MAGNITUDE}"
+        )
+
+
+class Operations(NamedTuple):
+    """What RandAugment does to each image of a batch, round by round."""
+
+    codes: Tensor
+    """Number of the operation in its list, int64 [rounds, B]."""
+    negative: Tensor
+    """1 turns a rotation, shear or translation the other way, int64 [rounds, B] of 0 and 1."""
+    centres: Tensor | None
+    """Where CutoutAbs puts its square, down and across, float32 [rounds, B, 2] in 0..1; None in a list without it."""
+
+    def split(self, sizes: Sequence[int]) -> list[Operations]:
+        """Those of the first sizes[0] images, of the next sizes[1], and so on."""
+        none = [None] * len(sizes)
+        centres = none if self.centres is None else self.centres.split(sizes, 1)
+        parts = zip(self.codes.split(sizes, 1), self.negative.split(sizes, 1), centres, strict=True)
+        return [Operations(*part) for part in parts]
+
+
+def draw_operations(batch: int, generator: torch.Generator, *, num_ops: int, which: str) -> Operations:
+    """`num_ops` operations in a row for each of `batch` images, each drawn uniformly from the list `which`."""
+    shape, device = (num_ops, batch), generator.device
+    codes = torch.randint(0, len(LISTS[which]), shape, generator=generator, device=device)
+    negative = torch.randint(0, 2, shape, generator=generator, device=device)
+    centres = torch.rand((*shape, 2), generator=generator, device=device) if which == "published" else None
+    return Operations(codes, negative, centres)
 
 
 def rand_augment(
@@ -93,19 +130,11 @@ def rand_augment(
     images: uint8 [B, 3, H, W], the generator on the same device; magnitude 0..30. Returns uint8 of the same
     shape. Raises ValueError for a number of operations or a magnitude out of range.
     """
-    if num_ops < 0 or not 0 <= magnitude <= MAX_MAGNITUDE:
-        raise ValueError(
-            f"num_ops {num_ops}, magnitude {magnitude}: use num_ops >= 0 and magnitude 0..{MAX_MAGNITUDE}"
-        )
-    shape, device = (num_ops, len(images)), images.device
-    operations = torch.randint(0, len(LISTS[which]), shape, generator=generator, device=device)
-    negative = torch.randint(0, 2, shape, generator=generator, device=device)
-    centres = torch.rand((*shape, 2), generator=generator, device=device) if which == "published" else None
-    for round_ in range(num_ops):
-        centre = None if centres is None else centres[round_]
-        images = apply_operations(
-            images, operations[round_], negative[round_], magnitude, which=which, centre=centre
-        )
+    require_in_range(num_ops, magnitude)
+    drawn = draw_operations(len(images), generator, num_ops=num_ops, which=which)
+    for round_, (codes, negative) in enumerate(zip(drawn.codes, drawn.negative, strict=True)):
+        centre = None if drawn.centres is None else drawn.centres[round_]
+        images = apply_operations(images, codes, negative, magnitude, which=which, centre=centre)
     return images
 
 
@@ -141,14 +170,14 @@ def take_pixels(images: Tensor, source: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=32)
-def _affine_table(which: str, magnitude: int, height: int, width: int, device: torch.device) -> Tensor:
+def affine_table(which: str, magnitude: int, height: int, width: int, device: torch.device) -> Tensor:
     """Coefficients a, b, c, d, e, f of each operation and sign, float32 [operations, 2, 6]; identity where not
     geometric.
 
     (x, y) are pixel centres. Shears leave the top or left edge in place, rotations the middle.
     """
     value = functools.partial(value_of, which, magnitude=magnitude)
-    code = _CODE[which]
+    code = CODE[which]
     table = torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 0.0], dtype=torch.float64).repeat(len(code), 2, 1)
     for negative, sign in enumerate((1.0, -1.0)):
         angle = math.radians(value("Rotate"))
@@ -183,7 +212,7 @@ def _in_fixed_point(table: Tensor) -> Tensor:
 
 def _geometric(images: Tensor, operations: Tensor, negative: Tensor, magnitude: int, which: str) -> Tensor:
     batch, _, height, width = images.shape
-    table = _affine_table(which, magnitude, height, width, images.device)
+    table = affine_table(which, magnitude, height, width, images.device)
     a, b, c, d, e, f = table[operations, negative].view(batch, 6, 1, 1).unbind(1)  # each [B, 1, 1]
     x = torch.arange(width, device=images.device).view(1, 1, -1) + 0.5
     y = torch.arange(height, device=images.device).view(1, -1, 1) + 0.5
@@ -198,10 +227,10 @@ def _geometric(images: Tensor, operations: Tensor, negative: Tensor, magnitude: 
 
 
 @functools.lru_cache(maxsize=32)
-def _blend_table(which: str, magnitude: int, device: torch.device) -> Tensor:
+def blend_table(which: str, magnitude: int, device: torch.device) -> Tensor:
     """Of each operation: the factor, and 1 where the plainer image is the greyscale, the mean grey or the
     smoothed one (0 for all: black), float32 [operations, 4]."""
-    code = _CODE[which]
+    code = CODE[which]
     table = torch.zeros(len(code), 4)
     table[:, 0] = 1  # the image itself
     for column, name in enumerate(("Brightness", "Color", "Contrast", "Sharpness")):
@@ -211,7 +240,7 @@ def _blend_table(which: str, magnitude: int, device: torch.device) -> Tensor:
 
 
 def _blended(images: Tensor, operations: Tensor, magnitude: int, which: str) -> Tensor:
-    columns = _blend_table(which, magnitude, images.device)[operations].view(-1, 4, 1, 1, 1)
+    columns = blend_table(which, magnitude, images.device)[operations].view(-1, 4, 1, 1, 1)
     factor, is_grey, is_mean, is_smooth = columns.unbind(1)  # each [B, 1, 1, 1]
     values = images.float()
     # Luma of ITU-R 601-2, as Pillow's conversion to greyscale.
@@ -237,9 +266,9 @@ def _smoothed(values: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=32)
-def _tone_table(which: str, magnitude: int, device: torch.device) -> Tensor:
+def tone_table(which: str, magnitude: int, device: torch.device) -> Tensor:
     """The result for each value of the operations that do not look at the image, int32 [operations, 256]."""
-    code, value = _CODE[which], functools.partial(value_of, which, magnitude=magnitude)
+    code, value = CODE[which], functools.partial(value_of, which, magnitude=magnitude)
     pixel = torch.arange(256, dtype=torch.int32)
     table = pixel.repeat(len(code), 1)
     dropped_bits = 8 - max(1, int(value("Posterize")))
@@ -259,10 +288,10 @@ def _toned(images: Tensor, operations: Tensor, magnitude: int, which: str) -> Te
     value = torch.arange(256, dtype=torch.int32, device=images.device)
     operations = operations.view(batch, 1, 1)
 
-    table = _tone_table(which, magnitude, images.device)[operations.view(batch)].unsqueeze(1)  # [B, 1, 256]
+    table = tone_table(which, magnitude, images.device)[operations.view(batch)].unsqueeze(1)  # [B, 1, 256]
     low, high = (v.int().unsqueeze(2) for v in flat.aminmax(dim=2))  # each [B, C, 1]
-    table = torch.where(operations == _CODE[which]["AutoContrast"], _stretched(value, low, high), table)
-    table = torch.where(operations == _CODE[which]["Equalize"], _equalized(value, index, high), table)
+    table = torch.where(operations == CODE[which]["AutoContrast"], _stretched(value, low, high), table)
+    table = torch.where(operations == CODE[which]["Equalize"], _equalized(value, index, high), table)
     return table.to(torch.uint8).gather(2, index).view_as(images)
 
 
@@ -303,7 +332,7 @@ def _squared(images: Tensor, operations: Tensor, magnitude: int, which: str, cen
     """CutoutAbs: near the top or left edge the square is moved into the image, near the other two it is cut."""
     _, _, height, width = images.shape
     value = value_of(which, "CutoutAbs", magnitude)
-    is_square = (operations == _CODE[which]["CutoutAbs"])[:, None]  # [B, 1]
+    is_square = (operations == CODE[which]["CutoutAbs"])[:, None]  # [B, 1]
     inside = []
     for size, middle in ((height, centre[:, :1]), (width, centre[:, 1:])):
         first = (middle * size - value / 2).clamp_(min=0).floor_()

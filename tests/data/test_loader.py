@@ -1,4 +1,5 @@
 import io
+import threading
 from itertools import pairwise
 from typing import Any
 
@@ -171,8 +172,8 @@ def test_batches_depend_on_the_seed_and_on_no_other_generator():
     assert any(a != b for a, b in pairwise(orders))
 
 
-def test_a_step_reads_nothing_back_to_the_host():
-    loader = make(n_x=3, views_x=("weak", "strong"))
+def test_a_step_of_whole_batches_reads_nothing_back_to_the_host():
+    loader = make(n_x=3, views_x=("weak", "strong"), compiled=False, prefetch=False)  # as on a GPU
     loader.next()
     with NoHostSync(), NoHostCopy():
         for _ in range(5):
@@ -199,6 +200,7 @@ def test_a_step_on_a_gpu_does_not_wait_for_it():
         ({"batch_size": 0}, "batch_size"),
         ({"views_u": ("medium",)}, "medium"),
         ({"augment": "autoaugment"}, "augment 'autoaugment'.*use one of fixmatch, published"),
+        ({"magnitude": 31}, "magnitude 31: use num_ops >= 0 and magnitude 0..30"),
     ],
 )
 def test_impossible_arguments_are_refused(arguments, message):
@@ -223,17 +225,80 @@ def test_labels_that_do_not_match_the_images_are_refused():
         )
 
 
-def test_a_step_leaves_the_number_of_threads_as_it_was():
+@pytest.mark.parametrize("way", [{}, {"compiled": False}, {"compiled": False, "prefetch": False}])
+def test_a_step_leaves_the_number_of_threads_as_it_was(way, monkeypatch):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        make().next()
+        loader = make(**way)
+        loader.next()
         assert torch.get_num_threads() == 3
-        with pytest.raises(ValueError, match="magnitude"):
-            make(magnitude=31).next()
+        monkeypatch.setattr("data.loader.strong_view", lambda *_, **__: 1 / 0)
+        monkeypatch.setattr("data.loader.draw_operations", lambda *_, **__: 1 / 0)
+        loader = make(**way)  # the other's next batch is made already
+        with pytest.raises(ZeroDivisionError):
+            loader.next()
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def photographs(n: int, side: int) -> torch.Tensor:
+    """Images with edges, smooth parts and one-coloured ones: uint8 [n, 3, side, side]."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(n, 3, 5, 5, generator=generator) * 255
+    smooth = torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear")
+    noisy = smooth + 40 * torch.randn(n, 3, side, side, generator=generator)
+    images = torch.where(torch.arange(n).view(-1, 1, 1, 1) % 2 == 0, smooth, noisy)
+    images[::9] = images[::9, :, :1, :1]
+    return images.clamp(0, 255).to(torch.uint8)
+
+
+@pytest.mark.parametrize("augment", ["fixmatch", "published"])
+@pytest.mark.parametrize(("num_ops", "magnitude"), [(3, 4), (2, 14), (1, 0), (1, 30)])
+@pytest.mark.parametrize(("flip", "full"), [(True, 32), (False, 96)])
+def test_compiled_and_prefetched_batches_are_those_of_whole_batch_operations(
+    augment, num_ops, magnitude, flip, full
+):
+    """The slow twin is what a GPU runs. Every pixel of every view is the same, and so is the state between batches."""
+    n_x, n_u = 40, 90
+    x, u = photographs(n_x, 32), photographs(n_u, 32)
+    larger: dict[str, Any] = (
+        {"full_x": photographs(n_x, full), "full_u": photographs(n_u, full)} if full > 32 else {}
+    )
+
+    def loader(**way: Any) -> Loader:
+        return Loader(
+            x, torch.arange(n_x), u, views_x=("weak", "strong"), views_u=("strong", "weak", "strong"), batch_size=64,
+            mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3), flip=flip, augment=augment, num_ops=num_ops,
+            magnitude=magnitude, device="cpu", seed=1, **larger, **way,
+        )  # fmt: skip
+
+    slow = loader(compiled=False, prefetch=False)
+    others = [loader(), loader(compiled=False), loader(prefetch=False)]
+    for _ in range(3):
+        batch, state = slow.next(), slow.state_dict()
+        for other in others:
+            assert_same(other.next(), batch)
+            assert torch.equal(other.state_dict()["generator"], state["generator"])
+            for name in ("labeled", "unlabeled"):
+                assert torch.equal(other.state_dict()[name]["order"], state[name]["order"])
+
+
+def test_the_next_batch_is_made_while_the_step_goes_on(monkeypatch):
+    made = threading.Semaphore(0)
+    original = Loader._made
+
+    def announced(self):
+        result = original(self)
+        made.release()
+        return result
+
+    monkeypatch.setattr(Loader, "_made", announced)
+    loader = make()
+    loader.next()
+    assert made.acquire(timeout=60)
+    assert made.acquire(timeout=60)  # the second, which nobody has asked for yet
 
 
 def test_strong_views_are_made_of_the_images_at_their_full_size_and_weak_ones_of_the_small():
