@@ -78,7 +78,7 @@ def measure(dataset: Dataset, labels_a_class: int, steps: int, limit_s: float) -
     }
     times = {}
     for name, way in TWINS.items():
-        loader = Loader(*sets, augment="published", **way, **shared)
+        loader = Loader(*sets, augment="published", **(shared | way))
         times[name] = seconds_per_step(loader.next, steps, limit_s)
     for workers in (4, 0):
         slow = PublishedLoader(*sets, workers=workers, **shared)
