@@ -1,5 +1,7 @@
 """The networks: `wrn28_2` of the papers, and `small` for a CPU."""
 
+import torch
+
 from models.classifier import Classifier
 from models.small import SmallConvNet
 from models.wrn import WideResNet
@@ -8,9 +10,13 @@ ARCHS = ("wrn28_2", "small")
 
 
 def build_model(arch: str, num_classes: int) -> Classifier:
-    """A freshly initialised classifier (from torch's global random state) for images [B, 3, 32, 32]."""
+    """A freshly initialised classifier (from torch's global random state) for images [B, 3, 32, 32].
+
+    Its weights are stored channels last, which convolutions on a CPU and on tensor cores are fastest with. A
+    convolution then takes images of either order and gives channels last.
+    """
     backbone = {"wrn28_2": WideResNet, "small": SmallConvNet}[arch]()
-    return Classifier(backbone, backbone.width, num_classes)
+    return Classifier(backbone, backbone.width, num_classes).to(memory_format=torch.channels_last)
 
 
 __all__ = ["ARCHS", "Classifier", "build_model"]

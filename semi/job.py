@@ -97,7 +97,7 @@ def build_job(
         loader=build_loader(config, dataset, split, images_u, method, device),
         model=model,
         ema=Ema(model, config.ema_decay),
-        optimizer=torch.optim.Adam(model.parameters(), lr=config.lr),
+        optimizer=torch.optim.Adam(model.parameters(), lr=config.lr, fused=True),
         method=method,
         store=store,
         refiner=build_refiner(config, store, target_counts),

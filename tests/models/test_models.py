@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import Tensor
@@ -77,3 +79,19 @@ def test_wrn_gives_the_logits_of_a_textbook_implementation_with_the_same_weights
     expected = textbook_wrn28_2(model.state_dict(), images)
     assert expected.std() > 0.1
     torch.testing.assert_close(model(images), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("arch", ["wrn28_2", "small"])
+def test_a_network_is_stored_channels_last_and_gives_what_it_gives_channels_first(arch):
+    torch.manual_seed(0)
+    model = build_model(arch, 10).eval()
+    twin = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+    images = torch.randn(4, 3, 32, 32)
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in model.parameters() if p.dim() == 4)
+    seen = []
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda *call: seen.append(call[2]))
+    assert torch.allclose(model(images), twin(images), atol=1e-5)
+    assert seen
+    assert all(out.is_contiguous(memory_format=torch.channels_last) for out in seen)
