@@ -95,6 +95,7 @@ def estimate(description: str, *option_classes: type, more: Callable[..., None] 
 
     `more(path, record, *options)` hears of the estimate, also of a cached one.
     """
+    stopping.install()
     try:
         config, *options = parse(sys.argv[1:], description, EstimateConfig, *option_classes)
         device, note = pick_device(config.gpu)

@@ -398,13 +398,15 @@ class EstimateConfig(DataConfig):
     )
     start_epoch: int = flag(
         0,
-        "Only 0: an estimation is trained whole.",
+        "Only 0: an estimation that was interrupted knows its epoch.",
         flags=["start-epoch"],
         kind="incidental",
         differs="another value is refused",
     )
     resume: str = folder_flag(
-        "", "Only empty: an estimation is trained whole.", differs="a checkpoint is refused"
+        "",
+        "Empty or auto: an estimation that was interrupted goes on by itself, unless --overwrite is given.",
+        differs="a checkpoint is refused",
     )
     overwrite: bool = folder_flag(False, "Estimate again although a cached estimate is there.")
     estimation_dir: str = folder_flag("estimation", "Folder of the cached estimates.", flags=["out"])
@@ -413,11 +415,13 @@ class EstimateConfig(DataConfig):
         _resolve_augment(self)
         _validate_data(self)
         _require_decay(self.ema_decay)
-        whole = "an estimation takes minutes and is trained whole; leave it out, and find the result in --out"
+        by_itself = (
+            "an estimation that was interrupted goes on by itself from what it left in --out; leave it out"
+        )
         if self.start_epoch:
-            raise ConfigError(f"--start-epoch {self.start_epoch}: {whole}")
-        if self.resume:
-            raise ConfigError(f"--resume {self.resume}: {whole}")
+            raise ConfigError(f"--start-epoch {self.start_epoch}: {by_itself}")
+        if self.resume not in ("", "auto"):
+            raise ConfigError(f"--resume {shown(self.resume)}: {by_itself}")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ The recipe is the published one: the last `num_val` labeled images of each class
 supervised network (SGD, no mixup), and each epoch gives a confusion matrix on the held-out images and predictions on
 the unlabeled ones. The estimate uses the predictions averaged over the epochs after the last drop of the learning rate;
 `darp.estimation` says how, and also gives what the published rule would have. It is cached in
-`<estimation_dir>/<key>.json`.
+`<estimation_dir>/<key>.json`; until it is done, `<key>.partial.pt` is what it goes on from.
 """
 
 from __future__ import annotations
@@ -19,20 +19,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
-from torch import Tensor, nn
 
-from darp.estimation import confusion_matrix, estimate, published_estimate
-from data import Dataset, Loader, Split, load_dataset, normalize
-from models import Classifier, build_model
+from darp.estimation import estimate, published_estimate
+from data import Dataset, Split, load_dataset
 from semi.config import Config, ConfigError, DataConfig, EstimateConfig
-from semi.ema import Ema
+from semi.estimation_training import EstimationTraining, started_or_resumed
 from semi.lock import held_alone
-from semi.losses import soft_cross_entropy
-from semi.mixing import mixup
 from semi.run_folder import digest
 from semi.split import split_for
 from tracking.local import clear_temporary_files, write_atomically
@@ -40,8 +34,7 @@ from tracking.regime import regime_name
 
 # Goes up with a change of the training that no field tells: 2 holds out the last images of a class, not the first.
 RECIPE = 2
-DROPS = (0.8, 0.9)  # shares of the epochs after which the learning rate falls to a tenth
-EVALUATION_BATCH = 500
+PARTIAL_SUFFIX = ".partial.pt"  # of the state of an estimation that is not done, beside its record
 
 
 class NotIdentifiable(ConfigError):
@@ -91,7 +84,7 @@ def how_to_use(config: EstimateConfig) -> str:
 
 
 def load_or_estimate(config: EstimateConfig, device: torch.device) -> dict[str, Any]:
-    """The cached record, or a new one, which is then cached.
+    """The cached record, or a new one, which is then cached. What was interrupted goes on, but with `overwrite`.
 
     Raises ConfigError where the distribution cannot be told, with the remedy, and before any training where the folder
     of the estimates cannot be written to.
@@ -103,10 +96,14 @@ def load_or_estimate(config: EstimateConfig, device: torch.device) -> dict[str, 
     split = split_for(config, dataset, include_labeled=False)
     prove_writable(path.parent)
     with held_alone(path.with_name(f"{path.name}.lock"), wait=partial(_say_waiting, path)):
-        clear_temporary_files(path.parent, path.name)
+        clear_temporary_files(path.parent, path.stem)
+        partial_file = path.with_suffix(PARTIAL_SUFFIX)
+        if config.overwrite:
+            partial_file.unlink(missing_ok=True)
         if config.overwrite or not path.exists():  # else another process has made it meanwhile
-            record = run_estimation(config, device, dataset, split)
+            record = run_estimation(config, device, dataset, split, partial_file)
             write_atomically(path, json.dumps(record, indent=1) + "\n")
+        partial_file.unlink(missing_ok=True)
     return read_record(path)
 
 
@@ -173,53 +170,31 @@ def read_estimate(path: Path) -> list[float]:
 
 
 def run_estimation(
-    config: EstimateConfig, device: torch.device, dataset: Dataset, split: Split
+    config: EstimateConfig,
+    device: torch.device,
+    dataset: Dataset,
+    split: Split,
+    partial_file: Path | None = None,
 ) -> dict[str, Any]:
     """Train, predict, estimate: the record as plain values. `split` is without labeled images among the unlabeled ones.
 
-    Writes nothing.
+    Writes nothing but its state into `partial_file`, from which it also goes on where one is there.
     """
-    torch.manual_seed(config.seed)
-    heldout, rest = hold_out(dataset.train_labels[split.index_x], config.num_val)
-    images_x, labels_x = dataset.train_images[split.index_x], dataset.train_labels[split.index_x]
-    images_u = dataset.images_at(split.index_u)
-    model = build_model(config.arch, len(dataset.class_names)).to(device)
-    ema = Ema(model, config.ema_decay)
-    optimizer = torch.optim.SGD(model.parameters(), lr=config.lr, momentum=0.9, weight_decay=config.wd)
-    milestones = [max(1, int(share * config.epochs)) for share in DROPS]
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
-    loader = Loader(
-        images_x[rest],
-        labels_x[rest],
-        images_u,
-        views_x=("weak",),
-        views_u=(),
-        batch_size=config.batch_size,
-        mean=dataset.mean,
-        std=dataset.std,
-        flip=dataset.flip,
-        augment=config.augment,
-        device=device,
+    training = (
+        started_or_resumed(config, device, dataset, split, partial_file)
+        if partial_file
+        else EstimationTraining(config, device, dataset, split)
+    )
+    training.run(partial_file)
+    predictions, labels = training.predictions, training.heldout_labels
+    found = estimate(
+        predictions.heldout / predictions.epochs,
+        labels,
+        predictions.unlabeled / predictions.epochs,
+        max_condition=config.th_cond,
         seed=config.seed,
     )
-    heldout_labels = labels_x[heldout].numpy()
-    per_epoch, kept = [], []
-    console = Console(stderr=True)
-    for epoch in track(
-        range(config.epochs), "estimating", console=console, transient=True, disable=not console.is_terminal
-    ):
-        train_epoch(model, ema, loader, optimizer, config)
-        schedule.step()
-        on_heldout = predict(ema.model, images_x[heldout], dataset, device)
-        on_unlabeled = predict(ema.model, images_u, dataset, device)
-        per_epoch.append((confusion_matrix(on_heldout, heldout_labels), on_unlabeled.mean(axis=0)))
-        if epoch >= min(milestones[-1], config.epochs - 1):
-            kept.append((on_heldout, on_unlabeled))
-    mean_heldout, mean_unlabeled = (np.mean(tables, axis=0) for tables in zip(*kept, strict=True))
-    found = estimate(
-        mean_heldout, heldout_labels, mean_unlabeled, max_condition=config.th_cond, seed=config.seed
-    )
-    published, accepted = published_estimate(per_epoch, max_condition=config.th_cond)
+    published, accepted = published_estimate(predictions.per_epoch, max_condition=config.th_cond)
     return {
         "config": dataclasses.asdict(config),
         "class_names": list(dataset.class_names),
@@ -231,48 +206,11 @@ def run_estimation(
         "reason": found.reason,
         "published_dist": None if published is None else published.tolist(),
         "accepted_epochs": accepted,
-        "heldout_counts": np.bincount(heldout_labels, minlength=len(dataset.class_names)).tolist(),
+        "heldout_counts": np.bincount(labels, minlength=len(dataset.class_names)).tolist(),
         "labeled_counts": split.counts_x,
         "unlabeled_images": len(split.index_u),
         **diagnosis(found.dist, split),
     }
-
-
-def hold_out(labels: Tensor, num_val: int) -> tuple[Tensor, Tensor]:
-    """Positions (held out, the rest) in labels [n]: the last `num_val` of each class, half of a class with fewer than
-    twice as many, none of a class with one."""
-    held, rest = [], []
-    for k in range(int(labels.max()) + 1):
-        rows = torch.nonzero(labels == k).flatten()
-        n = min(num_val, len(rows) // 2)
-        held.append(rows[len(rows) - n :])
-        rest.append(rows[: len(rows) - n])
-    return torch.cat(held), torch.cat(rest)
-
-
-def train_epoch(
-    model: Classifier, ema: Ema, loader: Loader, optimizer: torch.optim.Optimizer, config: EstimateConfig
-) -> None:
-    """`val_iteration` steps of cross-entropy, with mixup where `alpha` is above 0."""
-    model.train()
-    for _ in range(config.val_iteration):
-        batch = loader.next()
-        images, targets = batch.views_x[0], F.one_hot(batch.labels_x, model.head.out_features).float()
-        if config.alpha > 0:
-            images, targets = mixup(images, targets, config.alpha)
-        loss = soft_cross_entropy(model(images), targets)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        ema.update()
-
-
-@torch.no_grad()
-def predict(model: nn.Module, images: Tensor, dataset: Dataset, device: torch.device) -> np.ndarray:
-    """Class probabilities float64 [n, K] of uint8 images [n, 3, H, W], in evaluation mode."""
-    model.eval()
-    chunks = [normalize(c.to(device), dataset.mean, dataset.std) for c in images.split(EVALUATION_BATCH)]
-    return torch.cat([model(chunk).softmax(dim=1) for chunk in chunks]).double().cpu().numpy()
 
 
 def print_estimate(record: dict[str, Any]) -> None:

@@ -81,7 +81,7 @@ def train_epochs(job: Job, folder: Path, first_epoch: int, so_far: EpochSoFar, t
         for epoch in range(first_epoch, config.epochs):
             broken = train_epoch(job, epoch, so_far, progress, checkpoints)
             row = finish_epoch(job, epoch, so_far)
-            row |= {"time/log": time_log, "time/checkpoint": checkpoints.seconds()}
+            row |= {"time/log": time_log, "time/checkpoint": checkpoints.pace.seconds()}
             begin = time.perf_counter()
             tracker.log(row)
             time_log = time.perf_counter() - begin
@@ -110,7 +110,7 @@ def train_epoch(
     while so_far.step < steps:
         so_far.add(train_step(job, epoch, so_far.step, so_far.watch))
         progress.step()
-        due = checkpoints is not None and checkpoints.due()
+        due = checkpoints is not None and checkpoints.pace.due()
         if stops and (due or so_far.step % max(1, steps // LOSS_CHECKS) == 0) and not is_finite(job, so_far):
             return True
         if checkpoints is not None and due:

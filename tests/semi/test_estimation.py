@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from semi import estimation
+from semi import estimation, estimation_training
 from semi.cli import parse
 from semi.commands import estimated_dist
 from semi.config import Config, ConfigError, EstimateConfig
@@ -16,11 +16,11 @@ from semi.estimation import (
     estimate_config,
     estimate_path,
     estimate_source,
-    hold_out,
     how_to_use,
     load_or_estimate,
     read_estimate,
 )
+from semi.estimation_training import hold_out
 from semi.job import build_job, target_for
 from semi.mixing import mixup
 from tests.semi.runs import TINY
@@ -112,7 +112,7 @@ def test_the_recipe_trains_with_sgd_its_weight_decay_and_no_mixup(tmp_path, monk
             made.append((settings, self))
 
     monkeypatch.setattr(torch.optim, "SGD", Noted)
-    monkeypatch.setattr(estimation, "mixup", lambda *_: pytest.fail("mixed up"))
+    monkeypatch.setattr(estimation_training, "mixup", lambda *_: pytest.fail("mixed up"))
     small = config(tmp_path, epochs=10, val_iteration=1, th_cond=1e9)
     load_or_estimate(small, CPU)
     ((settings, optimizer),) = made
@@ -127,7 +127,7 @@ def test_flags_of_the_estimation_do_what_they_say(tmp_path, monkeypatch):
         calls.append(alpha)
         return mixup(images, targets, alpha)
 
-    monkeypatch.setattr(estimation, "mixup", noted)
+    monkeypatch.setattr(estimation_training, "mixup", noted)
     flags = (
         "--dataset digits --arch small --num_max 20 --imb_ratio_l 1 --imb_ratio_u 1 --gpu cpu --th_cond 1e9 "
     )
@@ -145,9 +145,12 @@ def test_flags_of_the_estimation_do_what_they_say(tmp_path, monkeypatch):
     [
         (
             "--start-epoch 3",
-            "--start-epoch 3: an estimation takes minutes and is trained whole; leave it out",
+            "--start-epoch 3: an estimation that was interrupted goes on by itself .*; leave it out",
         ),
-        ("--resume c.pt", "--resume c.pt: an estimation takes minutes and is trained whole; leave it out"),
+        (
+            "--resume c.pt",
+            "--resume c.pt: an estimation that was interrupted goes on by itself .*; leave it out",
+        ),
         ("--wd -1", "--wd -1.0: use 0 or more"),
         ("--alpha -1", "--alpha -1.0: use 0 or more"),
         ("--ema-decay 1", "--ema-decay 1.0: use a value in"),

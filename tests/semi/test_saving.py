@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from semi import checkpoint, loop, saving, stopping
+from semi import checkpoint, loop, pace, saving, stopping
 from semi.config import Config
 from semi.methods import METHODS
 from semi.run_folder import run_folder
@@ -73,7 +73,7 @@ def test_a_run_that_dies_within_an_epoch_goes_on_from_the_step_and_gives_the_sam
     changes: dict[str, Any] = {"semi_method": method, "refine": refine, "align": True, "epochs": 2}
     whole = train(config(tmp_path / "whole", **changes))
     cut = config(tmp_path / "cut", resume="auto", checkpoint_every_s=0.0, **changes)
-    monkeypatch.setattr(saving, "LARGEST_SHARE", float("inf"))
+    monkeypatch.setattr(pace, "LARGEST_SHARE", float("inf"))
     with monkeypatch.context() as patched:
         before_step(patched, 1, 3, interrupt)
         with pytest.raises(Interruption):
@@ -128,7 +128,7 @@ def test_a_checkpoint_within_an_epoch_is_no_best_one(tmp_path, monkeypatch):
 
 def test_checkpoints_within_an_epoch_take_one_percent_of_the_time_at_most(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("semi.saving.monotonic", lambda: now[0])
+    monkeypatch.setattr("semi.pace.monotonic", lambda: now[0])
 
     def slow(*_: Any) -> None:
         now[0] += 2.0
@@ -139,14 +139,14 @@ def test_checkpoints_within_an_epoch_take_one_percent_of_the_time_at_most(tmp_pa
     job: Any = type("Job", (), {"config": config(tmp_path, checkpoint_every_s=10.0)})
     checkpoints = Checkpoints(job, tmp_path, LocalTracker(tmp_path))
     now[0] = 9.9
-    assert not checkpoints.due()
+    assert not checkpoints.pace.due()
     now[0] = 10.0
-    assert checkpoints.due()
+    assert checkpoints.pace.due()
     checkpoints.save(0)
     now[0] += 199.0
-    assert not checkpoints.due(), "a save of 2 s in 199 s is more than 1 %"
+    assert not checkpoints.pace.due(), "a save of 2 s in 199 s is more than 1 %"
     now[0] += 1.0
-    assert checkpoints.due()
+    assert checkpoints.pace.due()
 
 
 def full(*_: Any, **__: Any) -> None:
