@@ -21,7 +21,7 @@ from semi.run_folder import ResumePoint, refuse_if_moved_on, set_aside
 from semi.saving import Checkpoints, keep_best
 from tracking.alerts import HOPELESS_EXIT
 from tracking.base import Tracker
-from tracking.row import pseudo_label_metrics
+from tracking.pseudo_labels import pseudo_label_metrics
 
 DECAY = 0.02  # each step shrinks the weights by DECAY * lr, as MixMatch's code did
 LOSS_CHECKS = 10  # times an epoch that the loss is looked at; each of them waits for the device

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from tracking.row import is_known, pseudo_label_metrics
+from tracking.pseudo_labels import pseudo_label_metrics
+from tracking.row import is_known
 
 ORIG = torch.tensor([[0.9, 0.1, 0.0], [0.8, 0.1, 0.1], [0.6, 0.3, 0.1], [0.1, 0.2, 0.7]])
 REFINED = torch.tensor([[0.97, 0.03, 0.0], [0.2, 0.7, 0.1], [0.2, 0.6, 0.2], [0.0, 0.04, 0.96]])
