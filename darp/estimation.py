@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 Array = NDArray[np.float64]
 
@@ -51,6 +50,8 @@ def simplex_least_squares(confusion: Array, mean_prediction: Array) -> Array:
     With A = C - p 1^T it is |A q|^2 on the simplex. Solving [A; 1^T] q = [0; 1] over q >= 0 gives the same q up to its
     scale: for q = s u with u on the simplex, the best s leaves |A u|^2 / (1 + |A u|^2), which grows with |A u|^2.
     """
+    from scipy.optimize import nnls  # here, because importing it takes half a second
+
     num_classes = len(mean_prediction)
     system = np.vstack([confusion - mean_prediction[:, None], np.ones(num_classes)])
     q, _ = nnls(system, np.append(np.zeros(num_classes), 1.0))

@@ -23,7 +23,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.optimize import newton
 from torch import Tensor
 
 from darp.solver import Solution
@@ -104,6 +103,8 @@ def _round(
     newton_steps: int,
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """One round: rows, then every class; new duals [K], a_ik exp(-h_i nu_k) [K, N], and the steps taken."""
+    from scipy.optimize import newton  # here, because importing it takes half a second
+
     inverse = 1.0 / grown.sum(0)
     duals, grown = duals.copy(), np.empty_like(grown)
     steps = 0

@@ -2,14 +2,13 @@
 
 from data.archives import FilesMissingError
 from data.augment import normalize, rotate90
-from data.datasets import DATASETS, DataError, Dataset, load_dataset
+from data.datasets import DataError, Dataset, load_dataset
 from data.known_counts import known_counts
 from data.loader import Batch, BatchSource, Loader
 from data.published_loader import PublishedLoader
 from data.splits import Split, long_tail_counts, make_split
 
 __all__ = [
-    "DATASETS",
     "Batch",
     "BatchSource",
     "DataError",

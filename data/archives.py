@@ -15,8 +15,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from torchvision.datasets.utils import check_integrity
-
 _NO_ANSWER_S = 20.0  # a server that says nothing for this long counts as unreachable
 
 # What torchvision's download and unpacking raise on a machine without network, with a full or read-only disk,
@@ -38,6 +36,11 @@ class DataError(ValueError):
 
 class FilesMissingError(DataError):
     """The files are not there yet, and nothing was to be downloaded."""
+
+
+def files_missing(name: str, data_dir: Path) -> FilesMissingError:
+    """The error of a data set that is not in `data_dir` and may not be downloaded."""
+    return FilesMissingError(f"{name} is not in {data_dir} yet: a run downloads it first")
 
 
 def open_checked(name: str, reader: type[Any], data_dir: Path, *, download: bool = True, **which: Any) -> Any:
@@ -94,6 +97,8 @@ def _remove_empty(folder: Path) -> None:
 
 def _download(name: str, reader: type[Any], data_dir: Path, download: bool) -> None:
     """Fetch and unpack the archive, unless a damaged file is in the way: that one is the user's to remove."""
+    from torchvision.datasets.utils import check_integrity  # here, because importing it takes a second
+
     folder, archive = data_dir / reader.base_folder, data_dir / reader.filename
     batches = [(folder / file_name, md5) for file_name, md5 in (*reader.train_list, *reader.test_list)]
     meta = getattr(reader, "meta", None)  # the class names of CIFAR
@@ -113,7 +118,7 @@ def _download(name: str, reader: type[Any], data_dir: Path, download: bool) -> N
     ]:  # torchvision takes the batches for the whole and stops
         raise DataError(f"{name}: {missing[0]} is missing; {anew}")
     if not download:
-        raise FilesMissingError(f"{name} is not in {data_dir} yet: a run downloads {reader.filename} first")
+        raise files_missing(name, data_dir)
     with download_errors(
         data_dir,
         f"{name} is not in {data_dir}: looked for {missing[0] if missing else folder} and {archive}",

@@ -1,30 +1,31 @@
 """The data sets, each as whole arrays of 32 x 32 images.
 
 CIFAR and STL-10 come through torchvision (`data.archives`), Fashion-MNIST from its IDX files (`data.idx`),
-the digits with scikit-learn and without any file.
+the digits from the file inside scikit-learn. torchvision is imported where its files are read: it takes a second, and
+the digits and Fashion-MNIST do without.
 """
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.datasets import CIFAR10, CIFAR100, STL10, FashionMNIST
 
-from data.archives import DataError, open_checked
+from data.archives import DataError, files_missing, open_checked
 from data.augment import resize
-from data.idx import read_fashion_mnist
+from data.idx import FASHION_MNIST_CLASSES, read_fashion_mnist
 
-__all__ = ["DATASETS", "DataError", "Dataset", "channel_statistics", "load_dataset", "shrink"]
+__all__ = ["READERS", "DataError", "Dataset", "channel_statistics", "load_dataset", "shrink"]
 
 SIZE = 32
-DATASETS = ("cifar10", "cifar100", "stl10", "fashion_mnist", "digits")
 STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 
 
@@ -76,7 +77,7 @@ def _at(own: Tensor, extra: Tensor | None, index: Tensor) -> Tensor:
 def load_dataset(
     name: str, data_dir: str | Path, *, download: bool = True, full_size: bool = False
 ) -> Dataset:
-    """Read a data set of `DATASETS` from `data_dir`, or download it there if it may.
+    """Read a data set of `READERS` from `data_dir`, or download it there if it may.
 
     full_size: keep the images of STL-10 at 96 x 96 too, for views that are made before the resizing: 2.9 GB more.
 
@@ -84,15 +85,15 @@ def load_dataset(
     when the data set is neither there nor to be had, or when a file is damaged. No file is ever deleted, and none that
     was found damaged is overwritten.
     """
-    if name not in DATASETS:
-        raise DataError(f"dataset {name!r} is unknown; use one of {', '.join(DATASETS)}")
+    if name not in READERS:
+        raise DataError(f"dataset {name!r} is unknown; use one of {', '.join(READERS)}")
     try:
         folder = Path(data_dir).expanduser()
     except RuntimeError:
         raise DataError(
             f"--data-dir {data_dir}: there is no such user; write the folder's whole path"
         ) from None
-    return _read_stl10(folder, download, full_size) if name == "stl10" else _READERS[name](folder, download)
+    return _read_stl10(folder, download, full_size) if name == "stl10" else READERS[name](folder, download)
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
@@ -137,7 +138,11 @@ def _dataset(
     return Dataset(name, class_names, train[0], train[1], test[0], test[1], extra, mean, std, flip)
 
 
-def _read_cifar(name: str, reader: type[CIFAR10], data_dir: Path, download: bool) -> Dataset:
+def _read_cifar(name: str, data_dir: Path, download: bool) -> Dataset:
+    _refuse_early(name, "cifar-10*" if name == "cifar10" else "cifar-100*", data_dir, download)
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    reader = CIFAR10 if name == "cifar10" else CIFAR100
     train = open_checked(name, reader, data_dir, download=download, train=True)
     test = open_checked(name, reader, data_dir, download=download, train=False)
     arrays = [
@@ -150,8 +155,11 @@ def _read_cifar(name: str, reader: type[CIFAR10], data_dir: Path, download: bool
     return _dataset(name, tuple(train.classes), arrays[0], arrays[1], flip=True)
 
 
-def _read_stl10(data_dir: Path, download: bool, full_size: bool) -> Dataset:
+def _read_stl10(data_dir: Path, download: bool, full_size: bool = False) -> Dataset:
     """Resized from 96 x 96. One part after the other: the unlabeled alone is 2.8 GB before it is resized."""
+    _refuse_early("stl10", "stl10*", data_dir, download)
+    from torchvision.datasets import STL10
+
     small, labels, full = {}, {}, {}
     for split in ("train", "test", "unlabeled"):
         part = open_checked("stl10", STL10, data_dir, download=download, split=split)
@@ -163,13 +171,19 @@ def _read_stl10(data_dir: Path, download: bool, full_size: bool) -> Dataset:
     return replace(dataset, train_full_size=full.get("train"), extra_full_size=full.get("unlabeled"))
 
 
+def _refuse_early(name: str, files: str, data_dir: Path, download: bool) -> None:
+    """FilesMissingError before torchvision is imported: nothing may be downloaded, and no name is like `files`."""
+    if not download and not any(data_dir.glob(files)):
+        raise files_missing(name, data_dir)
+
+
 def _read_fashion_mnist(data_dir: Path, download: bool) -> Dataset:
     """28 x 28 grey, padded by 2 on each side with the background's 0, and the same in the three channels."""
     parts = []
     for images, labels in read_fashion_mnist(data_dir, download=download):
         padded = functional.pad(torch.from_numpy(images), (2, 2, 2, 2))
         parts.append((padded.unsqueeze(1).repeat(1, 3, 1, 1), torch.from_numpy(labels.astype(np.int64))))
-    return _dataset("fashion_mnist", tuple(FashionMNIST.classes), parts[0], parts[1], flip=True)
+    return _dataset("fashion_mnist", FASHION_MNIST_CLASSES, parts[0], parts[1], flip=True)
 
 
 def _read_digits(data_dir: Path, download: bool) -> Dataset:
@@ -177,13 +191,11 @@ def _read_digits(data_dir: Path, download: bool) -> Dataset:
 
     The last quarter of each class in file order is the test set. A mirrored digit is no digit: no flip.
     """
-    from sklearn.datasets import load_digits  # here, because importing it takes a second
-
-    digits = load_digits()
-    images = torch.from_numpy(digits.images).float().unsqueeze(1) * (255 / 16)
+    pixels, classes = _digits()
+    images = torch.from_numpy(pixels).float().unsqueeze(1) * (255 / 16)
     images = functional.interpolate(images, (SIZE, SIZE), mode="bilinear", align_corners=False)
     grey = images.round().clamp(0, 255).to(torch.uint8).repeat(1, 3, 1, 1)
-    labels = torch.from_numpy(digits.target).to(torch.int64)
+    labels = torch.from_numpy(classes).to(torch.int64)
     is_test = torch.zeros(len(labels), dtype=torch.bool)
     for k in range(10):
         rows = torch.nonzero(labels == k).flatten()
@@ -192,9 +204,29 @@ def _read_digits(data_dir: Path, download: bool) -> Dataset:
     return _dataset("digits", tuple(str(k) for k in range(10)), train, test, flip=False)
 
 
-_READERS: dict[str, Callable[[Path, bool], Dataset]] = {
-    "cifar10": partial(_read_cifar, "cifar10", CIFAR10),
-    "cifar100": partial(_read_cifar, "cifar100", CIFAR100),
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Images float64 [1797, 8, 8] and classes [1797] as `sklearn.datasets.load_digits` gives them.
+
+    They are read from the file that it reads, because importing scikit-learn takes a second. A version that keeps the
+    file elsewhere is asked itself.
+    """
+    spec = find_spec("sklearn")  # finds the folder, imports nothing
+    for folder in (spec and spec.submodule_search_locations) or ():
+        path = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+        if path.is_file():
+            with gzip.open(path, "rt") as file:
+                table = np.loadtxt(file, delimiter=",")
+            return table[:, :-1].reshape(-1, 8, 8), table[:, -1]
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return digits.images, digits.target
+
+
+READERS: dict[str, Callable[[Path, bool], Dataset]] = {
+    "cifar10": partial(_read_cifar, "cifar10"),
+    "cifar100": partial(_read_cifar, "cifar100"),
+    "stl10": _read_stl10,
     "fashion_mnist": _read_fashion_mnist,
     "digits": _read_digits,
 }

@@ -7,10 +7,8 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from torchvision.datasets import FashionMNIST
-from torchvision.datasets.utils import check_integrity
 
-from data.archives import DataError, FilesMissingError, download_errors
+from data.archives import DataError, download_errors, files_missing
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
 FILES = (
@@ -20,6 +18,18 @@ FILES = (
     "t10k-labels-idx1-ubyte",
 )
 SIDE = 28
+FASHION_MNIST_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 
 
 def read_fashion_mnist(data_dir: Path, *, download: bool = True) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -81,12 +91,15 @@ def _images_and_labels(images_path: Path, labels_path: Path) -> tuple[np.ndarray
             f"fashion_mnist: {images_path} has shape {images.shape} and {labels_path} {labels.shape}, "
             f"not (N, {SIDE}, {SIDE}) and (N,); {way_out}"
         )
-    if len(labels) == 0 or labels.max() >= len(FashionMNIST.classes):
+    if len(labels) == 0 or labels.max() >= len(FASHION_MNIST_CLASSES):
         raise DataError(f"fashion_mnist: {labels_path} does not hold classes 0 to 9; {way_out}")
     return images, labels
 
 
 def _download(data_dir: Path, raw: Path, folders: tuple[Path, ...], download: bool) -> None:
+    from torchvision.datasets import FashionMNIST  # here, because importing it takes a second
+    from torchvision.datasets.utils import check_integrity
+
     for file_name, md5 in FashionMNIST.resources:
         path = raw / file_name
         if path.exists() and not check_integrity(str(path), md5):
@@ -95,7 +108,7 @@ def _download(data_dir: Path, raw: Path, folders: tuple[Path, ...], download: bo
                 f"{md5}); remove it and run again"
             )
     if not download:
-        raise FilesMissingError(f"fashion_mnist is not in {data_dir} yet: a run downloads it first")
+        raise files_missing("fashion_mnist", data_dir)
     with download_errors(
         data_dir,
         f"fashion_mnist is not in {data_dir}: looked for {FILES[0]}.gz and the other three files in "

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torchvision.datasets import FashionMNIST
 
 from data.datasets import STL10_CLASSES, Dataset
+from data.idx import FASHION_MNIST_CLASSES
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -14,7 +14,7 @@ _KNOWN: dict[str, tuple[tuple[str, ...], int, int, int]] = {
     "cifar10": (CIFAR10_CLASSES, 5000, 1000, 0),
     "cifar100": (tuple(f"class {k}" for k in range(100)), 500, 100, 0),
     "stl10": (STL10_CLASSES, 500, 800, 100_000),
-    "fashion_mnist": (tuple(FashionMNIST.classes), 6000, 1000, 0),
+    "fashion_mnist": (FASHION_MNIST_CLASSES, 6000, 1000, 0),
 }
 
 

@@ -23,7 +23,6 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
-from torchvision import transforms
 
 from data.augment import CUTOUT, PAD
 from data.loader import Batch, View
@@ -159,6 +158,8 @@ def pillow_views(
     flip: bool,
 ) -> dict[View, Callable[[Image.Image], Tensor]]:
     """Weak and strong view of one Pillow image: float32 [3, size, size], normalised."""
+    from torchvision import transforms  # here: it takes a second, and few runs use this loader
+
     moved = [transforms.RandomCrop(size, padding=PAD), *([transforms.RandomHorizontalFlip()] if flip else [])]
     normalised = [transforms.ToTensor(), transforms.Normalize(tuple(mean), tuple(std))]
     return {

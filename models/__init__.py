@@ -6,7 +6,7 @@ from models.classifier import Classifier
 from models.small import SmallConvNet
 from models.wrn import WideResNet
 
-ARCHS = ("wrn28_2", "small")
+BACKBONES = {"wrn28_2": WideResNet, "small": SmallConvNet}
 
 
 def build_model(arch: str, num_classes: int) -> Classifier:
@@ -15,8 +15,8 @@ def build_model(arch: str, num_classes: int) -> Classifier:
     Its weights are stored channels last, which convolutions on a CPU and on tensor cores are fastest with. A
     convolution then takes images of either order and gives channels last.
     """
-    backbone = {"wrn28_2": WideResNet, "small": SmallConvNet}[arch]()
+    backbone = BACKBONES[arch]()
     return Classifier(backbone, backbone.width, num_classes).to(memory_format=torch.channels_last)
 
 
-__all__ = ["ARCHS", "Classifier", "build_model"]
+__all__ = ["BACKBONES", "Classifier", "build_model"]

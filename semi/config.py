@@ -3,6 +3,8 @@
 Names and defaults of the first public implementation of DARP ("the original") stay as they are, `-` and `_` included.
 What kind a field is stands on the field itself (`kind`): run names, digests, the checks of a resume and the groups of
 the report all derive from it.
+
+Names that a flag takes stand here and not with what they name: flags are read before torch is imported.
 """
 
 from __future__ import annotations
@@ -16,9 +18,6 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from data import DATASETS
-from models import ARCHS
-
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 AUGMENTATIONS = ("auto", "published", "fixmatch")
 PUBLISHED_ON = ("cifar10", "cifar100", "stl10")  # the paper's data sets: --augment auto is published there
@@ -27,6 +26,14 @@ RANDAUGMENTS = ("published", "package")
 NAN_CHOICES = ("stop", "continue")
 SOLVERS = ("exact", "reference")
 REFINEMENTS = ("none", "darp", "align", "sinkhorn")
+DATASETS = (
+    "cifar10",
+    "cifar100",
+    "stl10",
+    "fashion_mnist",
+    "digits",
+)  # each has a reader in data/datasets.py
+ARCHS = ("wrn28_2", "small")  # each has a backbone in models/__init__.py
 METHOD_NAMES = ("mix", "remix", "fix", "pseudo", "sup")  # semi/methods has one file for each
 
 # What a field does to a run. shaping: another value is another run. refinement: the same, but only where the
@@ -44,6 +51,9 @@ LONGEST_TEXT, LONGEST_NAME = (
     4000,
     200,
 )  # of a path, of one name in it; a file system's limits are 4095 and 255
+
+
+USER_ERROR = 2  # exit code of a mistake in the command
 
 
 class ConfigError(ValueError):

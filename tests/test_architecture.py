@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from semi.config import METHOD_NAMES
+from data.datasets import READERS
+from models import BACKBONES
+from semi.config import ARCHS, DATASETS, METHOD_NAMES
 from semi.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -65,3 +67,8 @@ def test_only_tracking_local_reads_and_writes_the_files_of_a_run() -> None:
 
 def test_every_method_has_its_name_in_the_flags() -> None:
     assert tuple(METHODS) == METHOD_NAMES
+
+
+def test_every_data_set_and_every_network_has_its_name_in_the_flags() -> None:
+    assert tuple(READERS) == DATASETS
+    assert tuple(BACKBONES) == ARCHS

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
-import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -64,8 +63,10 @@ class DenseCurvature:
 
     def solve(self, rhs: np.ndarray, damping: float, tol: float) -> np.ndarray:
         """d [K] with (H + damping diag(H)) d = rhs; exact, so `tol` is not used. Zero where that fails."""
+        from scipy.linalg.lapack import dposv  # here: a run without DARP need not wait for scipy
+
         self.diagonal[:] = self.unshifted + max(least_shift(len(rhs)), damping)
-        _, scaled, failed = scipy.linalg.lapack.dposv(self.matrix, self.scale * rhs, lower=1)
+        _, scaled, failed = dposv(self.matrix, self.scale * rhs, lower=1)
         found: np.ndarray = np.zeros_like(rhs) if failed else self.scale * scaled
         return found
 

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, CIFAR100, STL10
 
 import data.idx
-from data.datasets import DATASETS, DataError, channel_statistics, load_dataset, shrink
+from data.datasets import READERS, DataError, channel_statistics, load_dataset, shrink
 from tests.data.published_formats import (
     cifar_files,
     fashion_mnist_files,
@@ -453,6 +453,27 @@ def test_digits_need_no_file_and_keep_the_last_quarter_of_each_class_for_the_tes
     assert (distance.argmin(1) == np.arange(len(ours))).mean() > 0.95
 
 
+def test_the_digits_are_those_that_scikit_learn_gives_also_where_its_file_lies_elsewhere(monkeypatch):
+    theirs = load_digits()
+    for images, classes in (data.datasets._digits(), without_the_file(monkeypatch)):
+        assert np.array_equal(images, theirs.images)
+        assert np.array_equal(classes, theirs.target)
+
+
+def without_the_file(monkeypatch):
+    monkeypatch.setattr(data.datasets, "find_spec", lambda name: None)
+    return data.datasets._digits()
+
+
+@pytest.mark.parametrize(("name", "reader"), [("cifar10", CIFAR10), ("cifar100", CIFAR100), ("stl10", STL10)])
+@pytest.mark.parametrize("archive", [True, False])
+def test_files_that_are_there_are_looked_at_where_nothing_may_be_downloaded(tmp_path, name, reader, archive):
+    folder = tmp_path if archive else tmp_path / reader.base_folder
+    write(folder, {reader.filename if archive else reader.train_list[0][0]: b"torn"})
+    with pytest.raises(DataError, match="damaged"):
+        load_dataset(name, tmp_path, download=False)
+
+
 def test_digits_are_grey_images_of_the_full_range_that_are_not_to_be_mirrored(tmp_path):
     loaded = load_dataset("digits", tmp_path)
     assert loaded.train_images.shape[1:] == (3, 32, 32)
@@ -475,7 +496,7 @@ def test_statistics_of_a_constant_channel_can_be_divided_by():
 def test_an_unknown_data_set_is_refused_with_the_known_ones(tmp_path):
     with pytest.raises(DataError) as caught:
         load_dataset("mnist", tmp_path)
-    assert all(name in str(caught.value) for name in DATASETS)
+    assert all(name in str(caught.value) for name in READERS)
 
 
 def test_the_written_pickles_are_python_twos():

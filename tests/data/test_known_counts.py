@@ -1,10 +1,11 @@
 import pytest
 import torch
 
-from data import DATASETS, FilesMissingError, known_counts, load_dataset
+from data import FilesMissingError, known_counts, load_dataset
+from data.datasets import READERS
 from data.idx import DEBIAN_FOLDER
 
-WITH_FILES = [name for name in DATASETS if name != "digits"]
+WITH_FILES = [name for name in READERS if name != "digits"]
 
 
 @pytest.mark.parametrize("name", WITH_FILES)
