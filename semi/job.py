@@ -27,6 +27,7 @@ from darp.refiner import TargetSource
 from data import BatchSource, Dataset, Loader, PublishedLoader, Split, load_dataset, normalize
 from models import Classifier, build_model
 from semi import checkpoint
+from semi.adam import Adam
 from semi.checkpoint import CHECKPOINT_FILE, CheckpointError
 from semi.config import Config, ConfigError, fields_of_kind, kinds_of
 from semi.ema import Ema
@@ -97,7 +98,7 @@ def build_job(
         loader=build_loader(config, dataset, split, images_u, method, device),
         model=model,
         ema=Ema(model, config.ema_decay),
-        optimizer=torch.optim.Adam(model.parameters(), lr=config.lr, fused=True),
+        optimizer=Adam(model.parameters(), lr=config.lr, fused=True),
         method=method,
         store=store,
         refiner=build_refiner(config, store, target_counts),
