@@ -12,10 +12,11 @@ from typing import Any
 
 from semi.commands import estimate
 from semi.config import WandbOptions
-from tracking.online.estimate import log_estimate
 
 
 def log(path: Path, record: dict[str, Any], options: WandbOptions) -> None:
+    from tracking.online.estimate import log_estimate  # here, because importing wandb takes half a second
+
     log_estimate(
         path,
         record,

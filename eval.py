@@ -16,17 +16,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from data import DataError
-from semi.checkpoint import CheckpointError
-from semi.config import ConfigError
-from semi.device import pick_device
-from semi.load_model import checkpoint_of, load_trained
-from semi.run_flags import refuse_contradictions
-from semi.scoring import score, show
+from semi.config import USER_ERROR, ConfigError
 from tracking.local import write_atomically
-from tracking.report.figures import final_figures, terminal_table
 from tracking.report.runs import find_runs, group_runs, printable
-from tracking.report.summary import COLUMNS, as_csv, as_markdown, gains, provenance
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,9 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
         if others:
             raise ConfigError(f"unknown argument {others[0]}; see eval.py summary --help")
         return _summary(options)
-    except (CheckpointError, ConfigError, DataError, OSError) as error:
-        print(f"eval.py: {error}", file=sys.stderr)
-        return 2
+    except (ConfigError, OSError) as error:
+        return _refused(error)
 
 
 def in_our_words(words: Sequence[str]) -> list[str]:
@@ -81,17 +72,32 @@ def in_our_words(words: Sequence[str]) -> list[str]:
 
 def _score(options: argparse.Namespace, others: Sequence[str]) -> int:
     """Flags of a training, `others`, are accepted where they say what the run says."""
-    device, note = pick_device(options.gpu)
-    if note:
-        print(note, file=sys.stderr)
-    trained = load_trained(checkpoint_of(options.checkpoint), device, options.data_dir)
-    refuse_contradictions(others, trained.config, "eval.py prints the scores of the run as it was trained")
-    console = _console()
-    show(console, *score(trained), trained.dataset.class_names)
-    return 0
+    # here, because importing torch takes two seconds
+    from data import DataError
+    from semi.checkpoint import CheckpointError
+    from semi.device import pick_device
+    from semi.load_model import checkpoint_of, load_trained
+    from semi.run_flags import refuse_contradictions
+    from semi.scoring import score, show
+
+    try:
+        device, note = pick_device(options.gpu)
+        if note:
+            print(note, file=sys.stderr)
+        trained = load_trained(checkpoint_of(options.checkpoint), device, options.data_dir)
+        refuse_contradictions(
+            others, trained.config, "eval.py prints the scores of the run as it was trained"
+        )
+        show(_console(), *score(trained), trained.dataset.class_names)
+        return 0
+    except (CheckpointError, DataError) as error:
+        return _refused(error)
 
 
 def _summary(options: argparse.Namespace) -> int:
+    from tracking.report.figures import final_figures, terminal_table
+    from tracking.report.summary import COLUMNS, as_csv, as_markdown, gains, provenance
+
     runs, problems = find_runs(options.runs)
     for problem in problems:
         print(f"eval.py: {problem}", file=sys.stderr)
@@ -101,7 +107,7 @@ def _summary(options: argparse.Namespace) -> int:
             "(config.yaml and metrics.jsonl)",
             file=sys.stderr,
         )
-        return 2
+        return USER_ERROR
     groups = group_runs(runs)
     rows = final_figures(groups, COLUMNS)
     _console().print(terminal_table(rows, COLUMNS))
@@ -114,6 +120,11 @@ def _summary(options: argparse.Namespace) -> int:
         about = provenance(runs, command, options.note, Path(__file__).parent)
         write_atomically(options.markdown, as_markdown(rows, options.title, about, gains(groups)))
     return 0
+
+
+def _refused(error: Exception) -> int:
+    print(f"eval.py: {error}", file=sys.stderr)
+    return USER_ERROR
 
 
 def _console() -> Console:

@@ -14,11 +14,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rich.console import Console
-
-from tracking.report.figures import final_figures, terminal_table
-from tracking.report.page import build_page
-from tracking.report.picture import picture_png
 from tracking.report.runs import find_runs, group_runs, printable
 
 
@@ -43,6 +38,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"report: {problem}", file=sys.stderr)
     if not runs:
         return _refuse(f"no run in {', '.join(map(printable, options.runs))}")
+    # here, because importing altair takes half a second
+    from rich.console import Console
+
+    from tracking.report.figures import final_figures, terminal_table
+    from tracking.report.page import build_page
+    from tracking.report.picture import picture_png
+
     groups = group_runs(runs)
     try:
         page = build_page(groups, title=options.title, problems=problems).encode()

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from semi.commands import retrain_head
 from semi.config import ConfigError, WandbOptions
-from semi.retrain import main
 from tracking.base import Tracker
 
 
 def wandb_tracker(folder: Path, options: WandbOptions) -> Sequence[Tracker]:
-    from tracking.online.tracker import WandbTracker  # here, because importing wandb takes a second
+    from tracking.online.tracker import WandbTracker  # here, because importing wandb takes half a second
 
     os.environ.setdefault("WANDB_JOB_TYPE", "crt")
     try:
@@ -35,4 +35,4 @@ def wandb_tracker(folder: Path, options: WandbOptions) -> Sequence[Tracker]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(__doc__, WandbOptions, more=wandb_tracker))
+    sys.exit(retrain_head(__doc__, WandbOptions, more=wandb_tracker))

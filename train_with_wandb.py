@@ -13,13 +13,12 @@ from pathlib import Path
 from semi.commands import train
 from semi.config import ConfigError, WandbOptions
 from tracking.base import Tracker
-from tracking.online.account import Refused
-from tracking.online.artifacts import fetch_checkpoint
-from tracking.online.estimate import fetch_estimate
-from tracking.online.tracker import WandbTracker
 
 
 def wandb_tracker(folder: Path, consumed: str, options: WandbOptions) -> Sequence[Tracker]:
+    from tracking.online.account import Refused  # here and below, because importing wandb takes half a second
+    from tracking.online.tracker import WandbTracker
+
     named = {name.removeprefix("wandb_"): value for name, value in asdict(options).items()}
     named["tags"] = [tag for tag in options.wandb_tags.split(",") if tag]
     try:
@@ -28,6 +27,18 @@ def wandb_tracker(folder: Path, consumed: str, options: WandbOptions) -> Sequenc
         raise ConfigError(str(error)) from None
 
 
+def fetched_checkpoint(name: str, folder: Path) -> Path:
+    from tracking.online.artifacts import fetch_checkpoint
+
+    return fetch_checkpoint(name, folder)
+
+
+def fetched_estimate(name: str, folder: Path) -> Path:
+    from tracking.online.estimate import fetch_estimate
+
+    return fetch_estimate(name, folder)
+
+
 if __name__ == "__main__":
-    fetch = {"fetch": fetch_checkpoint, "fetch_estimate": fetch_estimate}
+    fetch = {"fetch": fetched_checkpoint, "fetch_estimate": fetched_estimate}
     sys.exit(train(__doc__, WandbOptions, more=wandb_tracker, **fetch))

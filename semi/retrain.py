@@ -26,22 +26,13 @@ from torch import Tensor, nn
 
 from data import Batch, DataError, Loader
 from models import build_model
-from semi import checkpoint, stopping
+from semi import checkpoint
 from semi.checkpoint import CheckpointError
-from semi.cli import own_words, parse
-from semi.config import (
-    ABOVE_ZERO,
-    LARGEST_BATCH,
-    MANY,
-    ConfigError,
-    flag,
-    kinds_of,
-    require_gpu,
-    require_sound,
-)
+from semi.config import USER_ERROR, ConfigError, kinds_of
 from semi.device import pick_device
 from semi.ema import Ema
 from semi.evaluate import confusion, scores
+from semi.head_config import HeadConfig
 from semi.load_model import Trained, checkpoint_of, load_trained
 from semi.lock import claimed
 from semi.losses import soft_cross_entropy
@@ -52,88 +43,18 @@ from semi.split import split_for
 from tracking.base import Fanout, Tracker
 from tracking.local import METRICS_FILE, LocalTracker, exit_code_of, in_one_line
 
-RECIPES: dict[str, dict[str, float]] = {
-    "published": {"epochs": 20, "val_iteration": 500, "lr": 0.002},
-    "balanced": {"epochs": 10, "val_iteration": 100, "lr": 0.1},
-}
 WINDOWS = (20, 10)  # epochs in the means of a row: that of every run, and the published one of cRT
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # of the balanced recipe: Kang et al., appendix
 
 
-@dataclass(frozen=True)
-class RetrainConfig:
-    """The head's training; all else is as the checkpoint's run had it, the seed too."""
-
-    checkpoint: str = flag(
-        "",
-        "Folder of a finished run, or its checkpoint.pt. The flag may be left out.",
-        flags=["pre_trained"],
-    )
-    recipe: str = flag(
-        "published",
-        "published: natural sampling, mixup, weighted loss, Adam. balanced: class-balanced sampling, SGD.",
-        choices=tuple(RECIPES),
-    )
-    epochs: int | None = flag(
-        None,
-        "Number of epochs. None: 20 with published, 10 with balanced.",
-        flags=["epoch"],
-        minimum=1,
-        maximum=MANY,
-    )
-    val_iteration: int | None = flag(
-        None,
-        "Steps in an epoch. None: 500 with published, 100 with balanced.",
-        flags=["val-iteration"],
-        minimum=1,
-        maximum=MANY,
-    )
-    batch_size: int = flag(
-        64, "Labeled images in a step.", flags=["batch-size"], minimum=1, maximum=LARGEST_BATCH
-    )
-    lr: float | None = flag(
-        None,
-        "Learning rate. None: 0.002 with published (Adam), 0.1 with balanced (SGD, falls to 0 along a cosine).",
-        flags=["learning-rate"],
-        minimum=ABOVE_ZERO,
-        maximum=1e3,
-    )
-    mix_alpha: float = flag(
-        0.75, "published: both parameters of mixup's Beta distribution.", minimum=0.001, maximum=1e3
-    )
-    ema_decay: float = flag(
-        0.999, "published: decay of the averaged weights that are scored.", flags=["ema-decay"]
-    )
-    gpu: str = flag("0", "Number of the GPU among the visible ones. cpu: use none.")
-    data_dir: str = flag("", "Folder of the image files. Empty: where the run had it.", flags=["data-dir"])
-    overwrite: bool = flag(False, "Retrain again. The old folder is kept.")
-    wandb: bool = flag(False, "Log to W&B too, in the run's group, with the job type crt.")
-
-    def __post_init__(self) -> None:
-        if not self.checkpoint:
-            raise ConfigError("no run is named; use retrain_head.py RUN_FOLDER")
-        require_sound(self)
-        for name, value in RECIPES[self.recipe].items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError(f"--ema-decay {self.ema_decay}: use a value in [0, 1)")
-        require_gpu(self.gpu)
-
-
-def main(description: str, *option_classes: type, more: Callable[..., Sequence[Tracker]]) -> int:
-    """Retrain as the command line says; returns the exit code, 2 for a mistake in it (one line, nothing written).
-
-    Flags of the training itself may stand in it, as in the original's commands; they must say what the run says.
-    `more(folder, *options)` gives the trackers that --wandb adds.
-    """
-    stopping.install()
-    words = sys.argv[1:]
-    if words and not words[0].startswith("-"):
-        words = [f"--checkpoint={words[0]}", *words[1:]]
+def start_retraining(
+    config: HeadConfig,
+    options: Sequence[Any],
+    of_the_run: Sequence[str],
+    more: Callable[..., Sequence[Tracker]],
+) -> int:
+    """Retrain as `config` says. `of_the_run`: the training's own flags; the rest is `semi.commands.retrain_head`'s."""
     try:
-        own, of_the_run = own_words(words, description, RetrainConfig, *option_classes)
-        config, *options = parse(own, description, RetrainConfig, *option_classes)
         folder = folder_for(config)
         device, note = pick_device(config.gpu)
         trained = load_trained(checkpoint_of(Path(config.checkpoint)), device, config.data_dir)
@@ -144,14 +65,14 @@ def main(description: str, *option_classes: type, more: Callable[..., Sequence[T
         retrain(trained, config, folder, Fanout([LocalTracker(folder), *others]))
     except (ConfigError, DataError, CheckpointError) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        return 2
+        return USER_ERROR
     except OSError as error:
         print(f"{Path(sys.argv[0]).name}: {in_one_line(error)}", file=sys.stderr)
         return exit_code_of(error)
     return 0
 
 
-def folder_for(config: RetrainConfig) -> Path:
+def folder_for(config: HeadConfig) -> Path:
     """`<run>_crt` beside the run. Raises ConfigError when it holds a retraining that may not be touched."""
     path = checkpoint_of(Path(config.checkpoint))
     if not path.is_file():
@@ -184,7 +105,7 @@ class HeadTraining:
     scored: nn.Module  # what is tested and saved
 
 
-def published(trained: Trained, config: RetrainConfig) -> HeadTraining:
+def published(trained: Trained, config: HeadConfig) -> HeadTraining:
     """Adam on the head, weighted soft cross-entropy of mixed images; batch norm moves, the average is scored."""
     assert config.lr is not None
     model = trained.model.train()
@@ -203,7 +124,7 @@ def published(trained: Trained, config: RetrainConfig) -> HeadTraining:
     return HeadTraining(loader, optimizer, loss, ema.update, ema.model)
 
 
-def balanced(trained: Trained, config: RetrainConfig) -> HeadTraining:
+def balanced(trained: Trained, config: HeadConfig) -> HeadTraining:
     """SGD along a cosine on the head, cross-entropy of balanced batches, features in evaluation mode."""
     assert config.lr is not None
     assert config.epochs is not None
@@ -229,13 +150,13 @@ def class_weights(counts: Sequence[int]) -> Tensor:
     return (inverse / inverse.sum() * len(counts)).float()
 
 
-def retrain(trained: Trained, config: RetrainConfig, folder: Path, tracker: Tracker) -> None:
+def retrain(trained: Trained, config: HeadConfig, folder: Path, tracker: Tracker) -> None:
     """Train a new head; one row an epoch to `tracker`, a checkpoint that `eval.py score` reads to `folder`."""
     with claimed(folder, overwrite=config.overwrite):
         _retrain(trained, config, folder, tracker)
 
 
-def _retrain(trained: Trained, config: RetrainConfig, folder: Path, tracker: Tracker) -> None:
+def _retrain(trained: Trained, config: HeadConfig, folder: Path, tracker: Tracker) -> None:
     assert config.epochs is not None
     torch.manual_seed(trained.config.seed)
     fresh = build_model(trained.config.arch, len(trained.dataset.class_names)).head.state_dict()
@@ -260,7 +181,7 @@ def _retrain(trained: Trained, config: RetrainConfig, folder: Path, tracker: Tra
         tracker.finish(exit_code)
 
 
-def train_epoch(training: HeadTraining, config: RetrainConfig) -> float:
+def train_epoch(training: HeadTraining, config: HeadConfig) -> float:
     """`val_iteration` steps; the mean loss."""
     assert config.val_iteration is not None
     total = torch.zeros((), device=training.loader.device)
@@ -278,7 +199,7 @@ def say(row: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {row[f'test/{name}']:.3f}" for name in ("acc", "bacc", "gm"))
 
 
-def describe(trained: Trained, config: RetrainConfig) -> dict[str, Any]:
+def describe(trained: Trained, config: HeadConfig) -> dict[str, Any]:
     """The run's configuration, with the head's own settings beside it."""
     run = trained.config
     return {
@@ -300,7 +221,7 @@ def describe(trained: Trained, config: RetrainConfig) -> dict[str, Any]:
     }
 
 
-def _loader(trained: Trained, config: RetrainConfig, *, balanced: bool) -> tuple[Loader, list[int]]:
+def _loader(trained: Trained, config: HeadConfig, *, balanced: bool) -> tuple[Loader, list[int]]:
     """Batches of the run's labeled images, and how many of each class there are."""
     run, data = trained.config, trained.dataset
     split = split_for(run, data, include_labeled=METHODS[run.semi_method].unlabeled_includes_labeled)
@@ -341,7 +262,7 @@ def _row(
     return row | {"best/bacc": max(scored["bacc"] for scored in recent)}
 
 
-def _state(trained: Trained, config: RetrainConfig, scored: nn.Module) -> dict[str, Any]:
+def _state(trained: Trained, config: HeadConfig, scored: nn.Module) -> dict[str, Any]:
     return {
         "config": dataclasses.asdict(trained.config),
         "ema": scored.state_dict(),

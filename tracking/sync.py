@@ -1,8 +1,47 @@
-"""`python -m tracking.sync`: the command of `tracking/online/sync.py`."""
+"""Send runs to W&B: python -m tracking.sync RUN_OR_FOLDER...
 
+Every run below the folders that are named arrives whole: each epoch once and in order, the long table, the summary and
+how the run ended. What the server has is asked first, and only the rest is sent. So the command can be called again
+after an interruption, and a call where nothing is missing sends nothing. It reads the run's own files (config.yaml,
+metrics.jsonl, wandb_run.json) and not those of W&B, which may be torn, doubled or in several pieces.
+
+The exit code is 0 when every run is complete.
+"""
+
+from __future__ import annotations
+
+import argparse
 import sys
+from pathlib import Path
 
-from tracking.online.sync import main
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tracking.sync",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", nargs="+", type=Path, help="a run's folder, or one with runs below it")
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="send a run whose rows at the server are doubled or out of order anew under a new id, and delete that one",
+    )
+    given = parser.parse_args()
+    # here, because importing wandb takes half a second
+    from tracking.online.account import has_account
+    from tracking.online.sync import runs_below, sync
+
+    for folder in given.folder:
+        if not folder.is_dir():
+            parser.error(f"{folder}: no such folder; name a run's folder or one above it")
+    folders = list(dict.fromkeys(run for folder in given.folder for run in runs_below(folder)))
+    if not folders:
+        parser.error(f"{given.folder[0]}: no run in it; name a run's folder or one above it")
+    if not has_account():
+        parser.error("no W&B key here: run `wandb login` first")
+    return sync(folders, replace=given.replace)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,8 +1,70 @@
-"""`python -m tracking.workspace`: the command of `tracking/online/workspace.py`."""
+"""Lay out this project's panels at W&B: python -m tracking.workspace --entity E --project P.
 
+Makes the custom charts of tracking/online/vega known to the entity, and in the project a workspace and a report that
+compares two ratios side by side. A second run updates them. `--print` shows what would be sent and asks no server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
 import sys
 
-from tracking.online.workspace import main
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tracking.workspace",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--entity", default=os.environ.get("WANDB_ENTITY", ""), help="user or team (WANDB_ENTITY)"
+    )
+    parser.add_argument(
+        "--project", default=os.environ.get("WANDB_PROJECT", ""), help="project (WANDB_PROJECT)"
+    )
+    parser.add_argument("--ratios", default="2,500", help="ratios that the report compares (default: 2,500)")
+    parser.add_argument("--sweep", default="", help="only runs of this sweep, by its id, in the report")
+    parser.add_argument(
+        "--sweep-file",
+        default="",
+        help="only runs of this sweep that ran without a server, by its file's name",
+    )
+    parser.add_argument("--print", action="store_true", help="show what would be sent and stop")
+    given = parser.parse_args()
+    for name in ("entity", "project"):
+        if not getattr(given, name):
+            parser.error(f"--{name}: name yours, or set WANDB_{name.upper()}")
+    try:
+        ratios = [float(ratio) for ratio in given.ratios.split(",")]
+    except ValueError:
+        parser.error(f"--ratios {given.ratios}: use numbers separated by commas, such as 2,500")
+    # here, because importing wandb takes half a second
+    from tracking.online.account import first_line, has_account
+    from tracking.online.workspace import as_data, register_charts, report, save, workspace
+
+    made = workspace(given.entity, given.project)
+    written = report(
+        given.entity, given.project, ratios=ratios, sweep=given.sweep, sweep_file=given.sweep_file
+    )
+    if given.print:
+        json.dump(as_data(made, written), sys.stdout, indent=1)
+        print()
+        return 0
+    if not has_account():
+        parser.error("no W&B key here: run `wandb login` first, or look at it with --print")
+    try:
+        problems = register_charts(given.entity)
+        save(made, written)
+    except Exception as error:  # the SDK raises many kinds here, not all of them wandb.Error
+        print(f"python -m tracking.workspace: {first_line(error)}", file=sys.stderr)
+        return 1
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print(f"workspace: {made.url}\nreport: {written.url}")
+    return 0
+
 
 if __name__ == "__main__":
     sys.exit(main())

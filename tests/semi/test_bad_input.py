@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from semi import checkpoint
 from semi.cli import build_parser, parse, spellings
 from semi.config import Config, ConfigError, EstimateConfig, WandbOptions
-from semi.retrain import RetrainConfig
+from semi.head_config import HeadConfig
 from sweeps.definition import SweepError, read_sweep, trials
 from tests.semi.runs import TINY
 from tests.semi.test_loop import environment
 
 ROOT = Path(__file__).parents[2]
-CLASSES: tuple[type, ...] = (Config, EstimateConfig, RetrainConfig, WandbOptions)
+CLASSES: tuple[type, ...] = (Config, EstimateConfig, HeadConfig, WandbOptions)
 NO_NUMBERS = (
     "nan",
     "inf",
@@ -94,7 +94,7 @@ def test_every_bad_input_is_refused_in_one_line_that_names_the_flag(options):
     for owner, name, value in TABLE:
         if owner is not options:
             continue
-        more = ["--checkpoint=x"] if options is RetrainConfig and name != "--checkpoint" else []
+        more = ["--checkpoint=x"] if options is HeadConfig and name != "--checkpoint" else []
         with pytest.raises(ConfigError) as error:
             parse([*more, f"{name}={value}"], "", options)
         said = str(error.value)

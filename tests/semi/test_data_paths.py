@@ -11,10 +11,10 @@ from torchvision.datasets import CIFAR100, STL10
 from data import load_dataset, long_tail_counts
 from data.datasets import shrink
 from semi.cli import parse
-from semi.commands import dry_dataset
 from semi.config import Config
 from semi.job import build_job, describe
 from semi.split import split_for
+from semi.start import dry_dataset
 from tests.data.published_formats import cifar_files, publish, stl10_files, write
 from tests.semi.runs import TINY, train
 

@@ -9,7 +9,6 @@ import torch
 
 from semi import estimation, estimation_training
 from semi.cli import parse
-from semi.commands import estimated_dist
 from semi.config import Config, ConfigError, EstimateConfig
 from semi.estimation import (
     NotIdentifiable,
@@ -23,6 +22,7 @@ from semi.estimation import (
 from semi.estimation_training import hold_out
 from semi.job import build_job, target_for
 from semi.mixing import mixup
+from semi.start import estimated_dist
 from tests.semi.runs import TINY
 
 CPU = torch.device("cpu")

@@ -13,10 +13,9 @@ from data import long_tail_counts
 from models import build_model
 from semi import checkpoint
 from semi.config import Config, ConfigError
+from semi.head_config import RECIPES, HeadConfig
 from semi.load_model import checkpoint_of, load_trained
 from semi.retrain import (
-    RECIPES,
-    RetrainConfig,
     balanced_rows,
     class_weights,
     folder_for,
@@ -46,7 +45,7 @@ def run(tmp_path_factory) -> Path:
 
 def retrained(run: Path, **changes) -> Path:
     small: dict[str, Any] = {"checkpoint": str(run), "epochs": 2, "val_iteration": 5}
-    config = RetrainConfig(**(small | changes))
+    config = HeadConfig(**(small | changes))
     folder = folder_for(config)
     trained = load_trained(checkpoint_of(Path(config.checkpoint)), CPU)
     retrain(trained, config, folder, Fanout([LocalTracker(folder)]))
@@ -59,12 +58,12 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def test_the_published_recipe_is_the_default_and_the_balanced_one_has_defaults_of_its_own():
-    c = RetrainConfig(checkpoint="c")
+    c = HeadConfig(checkpoint="c")
     settings = (c.recipe, c.epochs, c.val_iteration, c.batch_size, c.lr, c.mix_alpha, c.ema_decay)
     assert settings == ("published", 20, 500, 64, 0.002, 0.75, 0.999)
-    c = RetrainConfig(checkpoint="c", recipe="balanced")
+    c = HeadConfig(checkpoint="c", recipe="balanced")
     assert (c.epochs, c.val_iteration, c.batch_size, c.lr) == (10, 100, 64, 0.1)
-    assert RetrainConfig(checkpoint="c", recipe="balanced", lr=0.3).lr == 0.3
+    assert HeadConfig(checkpoint="c", recipe="balanced", lr=0.3).lr == 0.3
 
 
 def test_class_weights_are_in_the_proportion_of_one_over_the_labels_and_sum_to_the_classes():
@@ -84,7 +83,7 @@ def test_a_step_of_the_published_recipe_is_weighted_mixup_in_train_mode_on_the_h
     monkeypatch.setattr("semi.retrain.mixup", mixed)
     trained = load_trained(run / "checkpoint.pt", CPU)
     trained.model.head.requires_grad_(True)
-    training = published(trained, RetrainConfig(checkpoint="c", batch_size=32))
+    training = published(trained, HeadConfig(checkpoint="c", batch_size=32))
     statistics = {name: value.clone() for name, value in trained.model.named_buffers()}
     loss = training.loss(training.loader.next())
     ((images, labels),) = noted
@@ -194,7 +193,7 @@ def test_a_retrained_head_is_not_overwritten_unless_told(run):
 )
 def test_a_mistake_is_named_with_its_remedy(changes, message):
     with pytest.raises(ConfigError, match=message):
-        RetrainConfig(**({"checkpoint": "c"} | changes))
+        HeadConfig(**({"checkpoint": "c"} | changes))
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
@@ -254,4 +253,4 @@ def test_the_settings_of_the_head_do_not_reach_the_runs_configuration(run):
     state = checkpoint.load(retrained(run, overwrite=True, lr=0.5) / "checkpoint.pt")
     assert state["config"] == checkpoint.load(run / "checkpoint.pt")["config"]
     assert state["head"]["lr"] == 0.5
-    assert {field.name for field in dataclasses.fields(RetrainConfig)} == set(state["head"])
+    assert {field.name for field in dataclasses.fields(HeadConfig)} == set(state["head"])
