@@ -10,7 +10,7 @@ from tests.semi.runs import TINY
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "torchvision", "wandb", "wandb_workspaces", "scipy", "sklearn", "numba", "numpy", "altair"}
-NOT_FOR_DIGITS = {"torchvision", "sklearn", "scipy", "numba", "torch._dynamo", "sympy", "wandb", "altair"}
+NOT_FOR_DIGITS = {"torchvision", "sklearn", "scipy", "torch._dynamo", "sympy", "wandb", "altair"}
 COMMANDS = [
     "train.py --help",
     "train.py --tua 0.9",

@@ -11,10 +11,10 @@ import torch
 
 from semi import checkpoint, estimation_training, pace, stopping
 from semi.cli import parse
-from semi.commands import estimated_dist
 from semi.config import Config, EstimateConfig
 from semi.estimation import estimate_config, estimate_path, load_or_estimate
 from semi.estimation_training import EstimationTraining
+from semi.start import estimated_dist
 from tests.semi.runs import Interruption
 
 CPU = torch.device("cpu")
