@@ -1,5 +1,6 @@
 """A backbone with two linear heads: classes, and the four quarter turns that ReMixMatch predicts."""
 
+import torch
 from torch import Tensor, nn
 
 ROTATIONS = 4
@@ -12,11 +13,14 @@ class Classifier(nn.Module):
         backbone: maps images [B, 3, H, W] to features [B, width].
         width: number of features.
         num_classes: K.
+        bf16: compute in bfloat16 where torch.autocast holds it to be safe. Weights and logits stay float32, and so does
+            all that is made of logits.
     """
 
-    def __init__(self, backbone: nn.Module, width: int, num_classes: int) -> None:
+    def __init__(self, backbone: nn.Module, width: int, num_classes: int, *, bf16: bool = False) -> None:
         super().__init__()
         self.backbone = backbone
+        self.bf16 = bf16
         self.head = nn.Linear(width, num_classes)
         self.rotation_head = nn.Linear(width, ROTATIONS)
         for linear in (self.head, self.rotation_head):
@@ -24,9 +28,12 @@ class Classifier(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, images: Tensor) -> Tensor:  # [B, 3, H, W] -> [B, K]
-        logits: Tensor = self.head(self.backbone(images))
-        return logits
+        return self._logits(self.head, images)
 
     def rotation(self, images: Tensor) -> Tensor:  # [B, 3, H, W] -> [B, 4]
-        logits: Tensor = self.rotation_head(self.backbone(images))
-        return logits
+        return self._logits(self.rotation_head, images)
+
+    def _logits(self, head: nn.Linear, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+            logits: Tensor = head(self.backbone(images))
+        return logits.float()

@@ -24,6 +24,7 @@ PUBLISHED_ON = ("cifar10", "cifar100", "stl10")  # the paper's data sets: --augm
 LOADERS = ("device", "published")
 RANDAUGMENTS = ("published", "package")
 NAN_CHOICES = ("stop", "continue")
+AMP_CHOICES = ("auto", "bf16", "off")
 SOLVERS = ("exact", "reference")
 REFINEMENTS = ("none", "darp", "align", "sinkhorn")
 DATASETS = (
@@ -319,6 +320,17 @@ class Config(DataConfig):
         0.002, "Learning rate of Adam.", flags=["learning-rate"], minimum=ABOVE_ZERO, maximum=1e3
     )
     ema_decay: float = flag(0.999, "Decay of the averaged weights that are evaluated.", flags=["ema-decay"])
+    amp: str = flag(
+        "auto",
+        "Arithmetic of the network. bf16: bfloat16 where that is safe; weights, losses, pseudo-labels and the solver "
+        "stay float32. off: float32. auto: bf16 on a GPU that has it, else off.",
+        choices=AMP_CHOICES,
+    )
+    deterministic: bool = flag(
+        False,
+        "On a GPU: only algorithms that give the same bits each time, which costs time. A CPU always does.",
+        kind="incidental",
+    )
     alerts: bool = flag(
         True,
         "Warn when pseudo-labels collapse, a class dies, or the refinement or the loss fails.",

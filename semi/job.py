@@ -30,6 +30,7 @@ from semi import checkpoint
 from semi.adam import Adam
 from semi.checkpoint import CHECKPOINT_FILE, CheckpointError
 from semi.config import Config, ConfigError, fields_of_kind, kinds_of
+from semi.device import about_bf16, computes_in_bf16
 from semi.ema import Ema
 from semi.epoch import EpochSoFar
 from semi.estimation import estimate_source
@@ -84,7 +85,7 @@ def build_job(
     dataset = dataset or load_dataset(config.dataset, config.data_dir, full_size=full_size)
     split = split_for(config, dataset, include_labeled=METHODS[config.semi_method].unlabeled_includes_labeled)
     num_classes = len(dataset.class_names)
-    model = build_model(config.arch, num_classes).to(device)
+    model = build_model(config.arch, num_classes, bf16=computes_in_bf16(config.amp, device)).to(device)
     images_u = dataset.images_at(split.index_u)
     store = PseudoLabelStore(len(images_u), num_classes, device)
     holds_labeled = METHODS[config.semi_method].unlabeled_includes_labeled
@@ -180,6 +181,8 @@ def build_refiner(config: Config, store: PseudoLabelStore, target_counts: list[f
 def warnings(job: Job) -> list[str]:
     """What a person should know before hours of training."""
     config, found = job.config, list(job.split.warnings)
+    if sentence := about_bf16(config.amp, job.device, config.arch):
+        found.append(sentence)
     if config.refines and config.semi_method == "sup":
         found.append(
             f"--refine {config.refine} changes what is logged, not the training: "
@@ -225,6 +228,7 @@ def describe(job: Job) -> dict[str, Any]:
         **({"estimate": estimate_source(job.config)} if job.config.est else {}),
         "lambda_u": job.config.unlabeled_weight,
         "device": str(job.device),
+        "arithmetic": "bf16" if job.model.bf16 else "float32",
         "class_names": list(job.dataset.class_names),
         "labeled_counts_asked": split.counts_x_asked,
         "labeled_counts": split.counts_x,

@@ -14,6 +14,7 @@ from models import Classifier, build_model
 from semi import checkpoint
 from semi.checkpoint import CheckpointError
 from semi.config import Config
+from semi.device import computes_in_bf16
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def load_trained(path: Path, device: torch.device, data_dir: str = "") -> Traine
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: not the checkpoint of a training run ({error})") from None
     dataset = load_dataset(config.dataset, data_dir or config.data_dir)
-    model = build_model(config.arch, len(dataset.class_names)).to(device)
+    bf16 = computes_in_bf16(config.amp, device)  # as its own evaluations were made
+    model = build_model(config.arch, len(dataset.class_names), bf16=bf16).to(device)
     try:
         model.load_state_dict(weights)
     except (AttributeError, RuntimeError, TypeError) as error:

@@ -30,9 +30,16 @@ def default_run_name(config: Config, trial: str | None = None) -> str:
 
 
 def digest(config: DataConfig) -> str:
-    """Eight hexadecimal digits of all fields that shape a run, but for its length."""
+    """Eight hexadecimal digits of all fields that shape a run, but for its length.
+
+    A field at its default is left out: a new field, whose default is what was done before, renames no run.
+    """
     free = fields_of_kind(config, "incidental") | fields_of_kind(config, "length")
-    shaping = {name: value for name, value in dataclasses.asdict(config).items() if name not in free}
+    shaping = {
+        spec.name: value
+        for spec in dataclasses.fields(config)
+        if spec.name not in free and (value := getattr(config, spec.name)) != spec.default
+    }
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:8]
 
 

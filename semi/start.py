@@ -15,7 +15,7 @@ import yaml
 from data import DataError, Dataset, FilesMissingError, known_counts, load_dataset
 from semi.checkpoint import CheckpointError
 from semi.config import USER_ERROR, Config, ConfigError, EstimateConfig
-from semi.device import conditions, pick_device
+from semi.device import choose_algorithms, conditions, pick_device
 from semi.estimation import (
     NotIdentifiable,
     estimate_config,
@@ -52,6 +52,7 @@ def start_training(
         # first, because it refuses what W&B would not take
         others = more(folder, consumed, *options) if more else ()
         device, note = pick_device(config.gpu)
+        choose_algorithms(device, config.deterministic)
         stand_in = dry_dataset(config) if config.dry_run else None
         job = build_job(config, device, estimated_dist(config, device, fetch_estimate), stand_in)
         for sentence in filter(None, (note, resume_from and resume_from.note, *warnings(job))):

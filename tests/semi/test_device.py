@@ -3,7 +3,7 @@ import time
 import pytest
 import torch
 
-from semi.device import Stopwatch, pick_device
+from semi.device import Stopwatch, choose_algorithms, pick_device
 
 
 @pytest.mark.parametrize("gpu", ["", "cpu"])
@@ -27,6 +27,27 @@ def test_a_gpu_that_is_not_there_is_replaced_and_said(monkeypatch, count, gpu, d
     assert found == torch.device(device)
     assert said in sentence
     assert bool(sentence) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("device", "deterministic", "benchmark", "only"),
+    [
+        ("cuda", False, True, False),
+        ("cuda", True, False, True),
+        ("cpu", False, False, False),
+        ("cpu", True, False, False),
+    ],
+)
+def test_a_gpu_takes_the_fastest_algorithms_or_the_deterministic_ones(
+    monkeypatch, device, deterministic, benchmark, only
+):
+    chosen = []
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda mode, warn_only: chosen.append(mode))
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    choose_algorithms(torch.device(device), deterministic)
+    assert torch.backends.cudnn.benchmark is benchmark
+    assert chosen == [True] * only
 
 
 def test_time_is_charged_to_what_took_it():
