@@ -36,4 +36,4 @@ class Classifier(nn.Module):
     def _logits(self, head: nn.Linear, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
             logits: Tensor = head(self.backbone(images))
-        return logits.float()
+        return logits.float() if self.bf16 else logits

@@ -50,7 +50,10 @@ class ReMixMatch:
         self.temperature = temperature
         self.alpha = alpha
         self.align_to = align_to
-        self._recent: Tensor | None = None  # [<= MEMORY, K], mean guess of each recent step
+        # The mean guess of each recent step [MEMORY, K], newest last, zeros before there were any; and how many there
+        # were. Both stay where the guesses are, and in their places: a step may be recorded once and replayed.
+        self._recent: Tensor | None = None
+        self._seen = torch.zeros(())
 
     @classmethod
     def from_config(cls, config: Config, target_counts: Tensor) -> ReMixMatch:
@@ -67,13 +70,22 @@ class ReMixMatch:
     def guess(self, model: Classifier, batch: Batch) -> Tensor:
         probs = model(batch.views_u[0]).softmax(dim=1)
         if self.align_to is not None:
-            mean = probs.mean(dim=0, keepdim=True)
-            self._recent = mean if self._recent is None else torch.cat([self._recent, mean])[-MEMORY:]
-            wanted = self.align_to.to(probs)
-            guessed = self._recent.mean(dim=0) * wanted.sum()  # the running mean as images of each class
+            wanted = self.align_to = self.align_to.to(probs)  # moved by the first step, there from then on
+            # The running mean as images of each class.
+            guessed = self._remembered(probs.mean(dim=0, keepdim=True)) * wanted.sum()
             probs = probs * (wanted + ONE_MORE) / (guessed + ONE_MORE)
             probs = probs / probs.sum(dim=1, keepdim=True)
         return sharpen(probs, self.temperature)
+
+    def _remembered(self, mean: Tensor) -> Tensor:
+        """The mean [K] of the guesses' means of the last MEMORY steps, `mean` [1, K] being the newest."""
+        if self._recent is None:
+            self._recent = mean.new_zeros(MEMORY, mean.shape[1])
+            self._seen = mean.new_zeros(())
+        self._recent, self._seen = self._recent.to(mean), self._seen.to(mean)  # a checkpoint's are on the CPU
+        self._recent.copy_(torch.cat([self._recent[1:], mean]))
+        self._seen += 1
+        return self._recent.sum(dim=0) / self._seen.clamp(max=MEMORY)
 
     def losses(self, model: Classifier, batch: Batch, targets: Tensor, progress: float) -> Losses:
         num_x = len(batch.labels_x)
@@ -94,7 +106,14 @@ class ReMixMatch:
         return Losses(total, x=loss_x, u=loss_u, r=loss_r, e=loss_e)
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self._recent is None else {"recent": self._recent}
+        return {} if self._recent is None else {"recent": self._recent, "seen": self._seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._recent = state.get("recent")
+        recent: Tensor | None = state.get("recent")
+        if recent is None:
+            return
+        self._recent = recent.new_zeros(MEMORY, recent.shape[1])
+        self._recent[MEMORY - len(recent) :] = (
+            recent  # earlier checkpoints hold only the steps that were seen
+        )
+        self._seen = state.get("seen", recent.new_tensor(float(len(recent))))

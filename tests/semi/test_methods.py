@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from data import Batch, long_tail_counts
@@ -14,7 +15,7 @@ from semi.methods.mixmatch import MixMatch
 from semi.methods.pseudo_label import PseudoLabel
 from semi.methods.remixmatch import ReMixMatch
 from semi.methods.supervised import Supervised
-from semi.mixing import mixup, sharpen
+from semi.mixing import mixup, own_share, sharpen
 from tests.semi.runs import TINY
 
 B, K, SIDE, WIDTH = 6, 3, 4, 5
@@ -73,14 +74,11 @@ def draws(monkeypatch):
     def permutation(n, device=None):
         return torch.from_numpy(np.roll(np.arange(n), 5))
 
-    class FixedBeta:
-        def __init__(self, a, b):
-            assert a == b == 0.75
+    def larger_share(alpha, device):
+        assert alpha == 0.75
+        return torch.tensor(max(SHARE, 1 - SHARE), dtype=torch.float64)
 
-        def sample(self):
-            return torch.tensor(SHARE, dtype=torch.float64)
-
-    monkeypatch.setattr("semi.mixing.Beta", FixedBeta)
+    monkeypatch.setattr("semi.mixing.own_share", larger_share)
     monkeypatch.setattr(torch, "randperm", permutation)
     monkeypatch.setattr(torch, "randint", lambda high, size, device=None: torch.from_numpy(TURNS))
     return lambda n: permutation(n).numpy()
@@ -132,6 +130,20 @@ def test_the_own_share_of_a_mixed_image_is_at_least_a_half():
         assert own >= 0.5
         shares.add(round(float(own), 6))
     assert len(shares) > 40
+
+
+@pytest.mark.parametrize("alpha", [0.001, 0.1, 0.75, 1.0, 16.0])
+def test_the_own_share_is_the_larger_one_of_a_beta_distribution(alpha):
+    """Kolmogorov and Smirnov's distance to max(l, 1 - l), whose distribution function is 2 F(s) - 1 above a half."""
+    torch.manual_seed(0)
+    drawn = np.array([float(own_share(alpha, torch.device("cpu"))) for _ in range(2000)])
+    assert drawn.min() >= 0.5
+    within = drawn[drawn < 1 - 1e-6]  # float32 ends there; small alphas have most of their mass beyond
+    beyond = 2 * stats.beta.sf(1 - 1e-6, alpha, alpha)
+    assert len(within) / 2000 == pytest.approx(1 - beyond, abs=0.03)
+    if len(within) > 200:
+        conditional = lambda s: (2 * stats.beta.cdf(s, alpha, alpha) - 1) / (1 - beyond)  # noqa: E731
+        assert stats.kstest(within, conditional).pvalue > 0.001
 
 
 def test_mixmatch_guesses_the_sharpened_mean_of_both_views(network):
