@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import wandb
+from wandb.sdk.lib import runid
 
-from tracking.online.account import first_line, resolve_mode, said, say, sdk_settings
+from tracking.online.account import Mode, first_line, resolve_mode, said, say, sdk_settings
+from tracking.online.run_record import RunRecord, read_record
 
 
 def estimate_artifact(path: Path, record: Mapping[str, Any]) -> wandb.Artifact:
@@ -23,35 +28,72 @@ def estimate_artifact(path: Path, record: Mapping[str, Any]) -> wandb.Artifact:
     return artifact
 
 
+def summary_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the run of an estimate has in its summary: the shares of each class, and how sure they are."""
+    summary: dict[str, Any] = {}
+    for name in ("dist", "low", "high", "published_dist", "true_dist"):
+        summary |= {f"estimate/{name}/{k}": value for k, value in enumerate(record.get(name) or ())}
+    for name in ("condition", "accepted_epochs", "tv_true", "tv_true_of_labeled_prior"):
+        if record.get(name) is not None:
+            summary[f"estimate/{name}"] = record[name]
+    return summary
+
+
+def run_of(path: Path) -> RunRecord | None:
+    """Which W&B run the estimate in the file `path` is; None where it is none."""
+    return read_record(path.parent / "wandb", path.name)
+
+
+def send_estimate(
+    path: Path, record: Mapping[str, Any], which: RunRecord, *, mode: Mode, directory: Path, settings: Any
+) -> wandb.Run:
+    """Write the run, with the estimate in its summary and the artifact as its output, and finish it.
+
+    directory: where W&B's own files go.
+    """
+    run = wandb.init(
+        project=which.project,
+        entity=which.entity or None,
+        id=which.id,
+        resume="allow",
+        mode=mode,
+        dir=str(directory),
+        name=which.name,
+        job_type=which.job_type,
+        config=dict(record["config"]),
+        settings=settings,
+    )
+    run.summary.update(summary_of(record))
+    run.log_artifact(estimate_artifact(path, record), aliases=["latest"])
+    run.finish()
+    return run
+
+
 def log_estimate(
     path: Path, record: Mapping[str, Any], *, mode: str, project: str, entity: str, machine_info: bool
 ) -> None:
-    """One run with the estimate in its summary and the artifact as its output. What fails is said, not raised."""
-    folder = path.parent
+    """The estimate as a new run, which `python -m tracking.sync` finds by `wandb/<name of the file>` beside it. What
+    fails is said, not raised."""
+    command = shlex.join(["python", "-m", "tracking.sync", str(path.resolve())])
     try:
-        run = wandb.init(
-            project=said("project", project, "darp"),
-            entity=said("entity", entity),
-            mode=resolve_mode(mode),
-            dir=str(folder),
+        resolved = resolve_mode(mode)
+        which = RunRecord(
+            id=os.environ.get("WANDB_RUN_ID") or runid.generate_id(),
+            project=said("project", project, "darp") or "",
+            entity=said("entity", entity) or "",
             name=path.stem,
             job_type="estimate",
-            config=dict(record["config"]),
-            settings=sdk_settings(machine_info),
+            program=Path(sys.argv[0]).name,
         )
-        for name in ("dist", "low", "high", "published_dist", "true_dist"):
-            if record.get(name):
-                run.summary.update({f"estimate/{name}/{k}": value for k, value in enumerate(record[name])})
-        for name in ("condition", "accepted_epochs", "tv_true", "tv_true_of_labeled_prior"):
-            if record.get(name) is not None:
-                run.summary[f"estimate/{name}"] = record[name]
-        run.log_artifact(estimate_artifact(path, record), aliases=["latest"])
-        directory = Path(run.dir).parent
-        run.finish()
+        if resolved != "disabled":
+            which.write(path.parent / "wandb", path.name)
+        run = send_estimate(
+            path, record, which, mode=resolved, directory=path.parent, settings=sdk_settings(machine_info)
+        )
         if run.settings.mode == "offline":
-            say(f"W&B: offline; send it with `wandb sync {directory}`")
+            say(f"W&B: offline; send it with `{command}`")
     except Exception as error:  # an estimate does not depend on its tracking
-        say(f"W&B did not take the estimate ({first_line(error)}); it is in {path}")
+        say(f"W&B did not take the estimate ({first_line(error)}); it is in {path}; send it with `{command}`")
 
 
 def fetch_estimate(name: str, folder: Path) -> Path:

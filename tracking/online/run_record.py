@@ -52,15 +52,15 @@ class RunRecord:
         """ENTITY/PROJECT/ID, as W&B's public API has it."""
         return "/".join(filter(None, (self.entity, self.project, self.id)))
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, name: str = RECORD_FILE) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / RECORD_FILE, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        write_atomically(folder / name, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
 
-def read_record(folder: Path) -> RunRecord | None:
+def read_record(folder: Path, name: str = RECORD_FILE) -> RunRecord | None:
     """The record in a run's folder; None where there is none that can be read."""
     try:
-        found = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        found = json.loads((folder / name).read_text(encoding="utf-8"))
         known = {spec.name for spec in dataclasses.fields(RunRecord)}
         return RunRecord(**{key: value for key, value in found.items() if key in known})
     except (OSError, ValueError, TypeError, AttributeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -22,6 +23,7 @@ from tracking.local import METRICS_FILE, is_kept, read_config, read_rows
 from tracking.lock import holder, locked_if_free, run_lock
 from tracking.online.account import first_line, said, sdk_settings
 from tracking.online.delivered import Delivered, delivered
+from tracking.online.estimate import run_of, send_estimate, summary_of
 from tracking.online.long_table import TABLE_KEY
 from tracking.online.run_record import RECORD_FILE, RunRecord, read_record
 from tracking.online.run_writer import RunWriter, table_lines
@@ -91,13 +93,13 @@ def wanted(record: RunRecord, config: Mapping[str, Any], rows: Sequence[Row], fo
 def sync_run(
     folder: Path, *, replace: bool = False, tell: Callable[[str], None] = lambda text: None
 ) -> Outcome:
-    """`deliver` the run in `folder`, unless another process writes to it."""
-    with locked_if_free(run_lock(folder)) as free:
-        if free:
-            return deliver(folder, replace=replace, tell=tell)
-        return Outcome(
-            False, f"skipped: {holder(run_lock(folder))} is writing to it; call this after its end"
-        )
+    """`deliver` the run in `folder`, or the estimate in this file, unless another process writes to it."""
+    estimated = folder.suffix == ".json"
+    lock = folder.with_name(f"{folder.name}.lock") if estimated else run_lock(folder)
+    with locked_if_free(lock) as free:
+        if not free:
+            return Outcome(False, f"skipped: {holder(lock)} is writing to it; call this after its end")
+        return deliver_estimate(folder, tell) if estimated else deliver(folder, replace=replace, tell=tell)
 
 
 def deliver(
@@ -129,6 +131,49 @@ def deliver(
     return _complete(folder, config, record, want, there, tell)
 
 
+def deliver_estimate(path: Path, tell: Callable[[str], None]) -> Outcome:
+    """Send what the server lacks of the estimate in the file `path`, whose lock the caller holds.
+
+    Raises one of many kinds of errors of the SDK when the server does not answer.
+    """
+    which = run_of(path)
+    if which is None:
+        return Outcome(True, "skipped: estimated without W&B")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        summary = summary_of(found)
+    except (OSError, ValueError, AttributeError, TypeError):
+        return Outcome(False, "skipped: the file is not an estimate; run estimate.py with --overwrite")
+
+    def missing(there: Delivered) -> list[str]:
+        lacks = []
+        if any((there.summary or {}).get(key) != value for key, value in summary.items()):
+            lacks.append("the summary")
+        if f"estimate-{path.stem}" not in there.artifacts:
+            lacks.append("the artifact")
+        return lacks + ([] if there.state == "finished" else ["how it ended"])
+
+    sent = missing(delivered(which))
+    if sent:
+        tell(f"sending {', '.join(sent)}")
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
+            settings = _settings(which)
+            send_estimate(path, found, which, mode="online", directory=Path(directory), settings=settings)
+        if lacks := _still_missing(which, missing):
+            return Outcome(False, f"incomplete: the server still lacks {', '.join(lacks)}; call this again")
+    return Outcome(True, "complete: an estimate" + ("" if sent else ", nothing to send"))
+
+
+def _still_missing(record: RunRecord, missing: Callable[[Delivered], list[str]]) -> list[str]:
+    """What the server lacks of what was just sent, after as much patience as it may need."""
+    lacks: list[str] = []
+    for seconds in PATIENCE_S:
+        time.sleep(seconds)
+        if not (lacks := missing(delivered(record))):
+            break
+    return lacks
+
+
 def _complete(
     folder: Path,
     config: Mapping[str, Any],
@@ -142,13 +187,9 @@ def _complete(
     if sent:
         tell(f"sending {', '.join(sent)}")
         _send(folder, config, record, want, there)
-        for seconds in PATIENCE_S:
-            time.sleep(seconds)
-            there = delivered(record)
-            if not (lacks := want.missing(there)):
-                break
-        else:
+        if lacks := _still_missing(record, want.missing):
             return Outcome(False, f"incomplete: the server still lacks {', '.join(lacks)}; call this again")
+        there = delivered(record)
     if not in_order(there.epochs, want.rows):
         return Outcome(
             False,
@@ -160,11 +201,9 @@ def _complete(
 
 
 def _send(folder: Path, config: Mapping[str, Any], record: RunRecord, want: Wanted, there: Delivered) -> None:
-    """Open the run and add to it what `there` lacks. Nothing of this process or machine becomes part of the run."""
+    """Open the run and add to it what `there` lacks."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
-        settings = sdk_settings(machine_info=False)
-        settings.finish_timeout = float(os.environ.get("WANDB_FINISH_TIMEOUT") or FINISH_TIMEOUT_S)
-        settings.program = record.program or "train_with_wandb.py"
+        settings = _settings(record)
         if record.sweep:
             settings.sweep_id = record.sweep
         writer = RunWriter(
@@ -185,6 +224,14 @@ def _send(folder: Path, config: Mapping[str, Any], record: RunRecord, want: Want
         except BaseException:
             wandb.teardown(1)
             raise
+
+
+def _settings(record: RunRecord) -> wandb.Settings:
+    """Nothing of this process or machine becomes part of the run; the end may take long."""
+    settings = sdk_settings(machine_info=False)
+    settings.finish_timeout = float(os.environ.get("WANDB_FINISH_TIMEOUT") or FINISH_TIMEOUT_S)
+    settings.program = record.program or "train_with_wandb.py"
+    return settings
 
 
 def _replace(
@@ -218,13 +265,22 @@ def known_record(folder: Path) -> RunRecord | None:
 
 
 def runs_below(path: Path) -> Iterator[Path]:
-    """The run folders in `path`, itself included; those that `--overwrite` kept are none."""
+    """The run folders in `path`, itself included, and the files of estimates that are W&B runs; those folders that
+    `--overwrite` kept are none."""
+    if path.is_file():
+        yield path
+        return
     if path.parent.name == "wandb":  # a folder of W&B's own files: its run is meant
         path = path.parent.parent
     for place, names, files in os.walk(path):
+        yield from sorted(Path(place) / name for name in files if is_estimate(Path(place) / name))
         names[:] = sorted(name for name in names if name != "wandb" and not is_kept(Path(name)))
         if METRICS_FILE in files or RECORD_FILE in files:
             yield Path(place)
+
+
+def is_estimate(path: Path) -> bool:
+    return path.suffix == ".json" and run_of(path) is not None
 
 
 def command(folder: Path) -> str:
