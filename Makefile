@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo report test test-fast lint bench picture clean
+.PHONY: help setup demo report test test-fast soak lint bench picture clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ test: setup ## all tests
 
 test-fast: setup ## the tests that take less than about 5 seconds each
 	$(BIN)/python -m pytest -m 'not slow'
+
+soak: setup ## 200 trainings killed and resumed, 2,000 epochs in one process (about half an hour of one core)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --cycles 200 --epochs 2000
 
 lint: setup ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
