@@ -26,6 +26,17 @@ def test_both_heads_read_the_same_features(arch):
     torch.testing.assert_close(model.rotation(images), model.rotation_head(features))
 
 
+def test_a_fresh_head_prefers_no_class():
+    torch.manual_seed(0)
+    model = build_model("small", 100)
+    for linear in (model.head, model.rotation_head):
+        assert not linear.bias.any()
+        outputs, inputs = linear.weight.shape
+        assert float(linear.weight.detach().std()) == pytest.approx(
+            (2 / (inputs + outputs)) ** 0.5, rel=0.1
+        )  # Xavier
+
+
 def test_wrn_sees_the_whole_image():
     torch.manual_seed(0)
     model = build_model("wrn28_2", 10).eval()

@@ -90,6 +90,7 @@ def test_the_argument_of_a_requeued_trial_is_ignored():
         ("--ratio -1", "--ratio -1.0: use a number above 0"),
         ("--lr fast", "--lr fast: use a number"),
         ("--darp maybe", "--darp maybe: use true or false"),
+        ("--num_m 3", r"unknown flag --num_m. Did you mean --num_max\?"),
         ("--num_maxx 3", r"unknown flag --num_maxx. Did you mean --num_max\?"),
         ("stray", "unexpected argument stray"),
         ("--start-epoch 9 --epochs 9", "--start-epoch 9"),

@@ -20,6 +20,8 @@ def test_a_confusion_counts_true_rows_and_predicted_columns_in_evaluation_mode()
     right = math.log(math.exp(3) + 2) - 3
     assert loss == pytest.approx((3 * right + (right + 3)) / 4, rel=1e-5)
     assert model.training
+    confusion(model.eval(), images, torch.tensor([0, 1, 1, 2]))
+    assert not model.training
 
 
 def test_scores_of_a_known_confusion():

@@ -7,11 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from semi import lock
 from semi.config import ConfigError
 from semi.lock import claimed, held_alone
 from tests.semi.runs import TINY
@@ -66,12 +68,13 @@ def test_a_dead_holders_lock_is_no_lock(tmp_path, other):
     assert not run_lock(tmp_path / "run").exists()
 
 
-def test_who_waits_comes_next_and_hears_who_is_first(tmp_path, other):
+def test_who_waits_comes_next_and_hears_once_who_is_first(tmp_path, monkeypatch, other):
+    monkeypatch.setattr(lock, "POLL_S", 0.01)
     heard = []
 
     def waiting(holder: str) -> None:
         heard.append(holder)
-        os.kill(other.pid, signal.SIGKILL)
+        threading.Timer(0.2, other.kill).start()
 
     with held_alone(run_lock(tmp_path / "run"), wait=waiting):
         assert heard == [f"process {other.pid} on {socket.gethostname()}"]

@@ -1,12 +1,13 @@
 """What the loop itself does in a step and an epoch, seen with a method that the test makes up."""
 
+import pytest
 import torch
 
 from semi.config import Config
 from semi.device import Stopwatch
 from semi.epoch import EpochSoFar
 from semi.job import build_job
-from semi.loop import DECAY, finish_epoch, train_epoch, train_step
+from semi.loop import DECAY, evaluate, finish_epoch, train_epoch, train_step
 from semi.methods import Losses
 from semi.progress import Progress
 from tests.semi.runs import TINY
@@ -44,6 +45,16 @@ def test_an_epochs_losses_are_the_means_of_its_steps():
     assert row["loss/total"] == (1 + 2 + 3 + 4) / 4
     assert row["loss/x"] == 10 * (1 + 2 + 3 + 4) / 4
     assert "loss/u" not in row
+
+
+def test_the_reported_score_is_the_mean_of_the_last_twenty_epochs():
+    job = job_of(Counting())
+    before = [(k / 100, k / 200) for k in range(1, 26)]
+    job.recent.extend(before)
+    row = evaluate(job)
+    window = [*before[-19:], (row["test/bacc"], row["test/gm"])]
+    for place, name in enumerate(("bacc", "gm")):
+        assert row[f"last20/{name}"] == pytest.approx(sum(pair[place] for pair in window) / 20)
 
 
 def test_training_progress_runs_over_all_epochs_and_in_train_mode_whatever_was_done_to_the_model_before():

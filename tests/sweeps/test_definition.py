@@ -137,6 +137,14 @@ def test_a_trial_keeps_its_id_as_long_as_its_parameters(tmp_path: Path) -> None:
     ids = [trial_id(sweep, trial) for trial in trials(sweep)]
     assert ids == [trial_id(sweep, trial) for trial in trials(sweep)]
     assert len(set(ids)) == 2
+    in_another_order = (dict(reversed(trial.items())) for trial in trials(sweep))
+    assert ids == [trial_id(sweep, trial) for trial in in_another_order]
+
+
+def test_a_grid_ends_at_the_number_of_trials_that_is_asked_for(tmp_path: Path) -> None:
+    sweep = read_sweep(write(tmp_path))
+    assert list(trials(sweep, 1)) == list(trials(sweep))[:1]
+    assert len(list(trials(dataclasses.replace(sweep, run_cap=1)))) == 1
 
 
 def test_one_trial_of_two_sweeps_is_two_runs(tmp_path: Path) -> None:

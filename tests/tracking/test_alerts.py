@@ -165,6 +165,12 @@ def test_a_streak_goes_on_over_a_resume(tmp_path: Path) -> None:
     assert [alert.epoch for alert in told] == [GRACE + STREAK - 1]
 
 
+def test_a_lost_loss_ends_the_run_at_once_when_asked(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        watch(tmp_path, [row(0), row(1, **{"loss/total": math.nan})], [], stop=True)
+    assert ended.value.code == HOPELESS_EXIT
+
+
 def test_a_hopeless_run_ends_only_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [row(epoch, refined=TWO_LEFT, hard=EVEN) for epoch in range(20)]
     with pytest.raises(SystemExit) as ended:

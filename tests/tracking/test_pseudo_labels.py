@@ -54,6 +54,13 @@ def test_the_threshold_applies_to_the_refined_table(row):
     assert per_class(row, "pseudo/selected") == [0.5, 0, 0.5]
 
 
+def test_a_row_that_just_reaches_the_threshold_counts_as_in_the_loss():
+    tau = float(REFINED.max())
+    just = (REFINED.max(dim=1).values == REFINED.max()).double().mean()
+    row = pseudo_label_metrics(ORIG, REFINED, torch.ones(4, dtype=torch.bool), [1.0, 2.0, 1.0], TRUE, tau=tau)
+    assert row["pseudo/mask_rate"] == just > 0
+
+
 def test_agreement_with_the_true_labels(row):
     assert row["pseudo/orig/accuracy"] == 0.5
     assert row["pseudo/refined/accuracy"] == 1

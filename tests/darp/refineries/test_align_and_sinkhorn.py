@@ -108,3 +108,12 @@ def test_a_row_that_knows_only_classes_of_target_zero_stays(refine):
     solution = refine(probs, [2.0, 1.0, 1.0, 0.0])
     assert torch.equal(solution.refined[3], probs[3])
     torch.testing.assert_close(solution.refined.sum(dim=1), torch.ones(4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("refine", [align, solve_sinkhorn])
+def test_the_smallest_dual_is_zero_and_the_duals_give_the_table(refine):
+    probs = table()
+    solution = refine(probs, COUNTS)
+    assert float(solution.duals.min()) == 0
+    weighted = probs * torch.exp(-solution.duals)
+    torch.testing.assert_close(weighted / weighted.sum(dim=1, keepdim=True), solution.refined)

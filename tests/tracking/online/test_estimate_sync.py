@@ -66,6 +66,18 @@ def test_an_estimate_that_was_online_is_complete(server: WandbServer, estimate: 
     assert_there(server, estimate)
 
 
+def test_an_estimate_whose_process_was_killed_while_it_was_sent_is_sent_again(
+    server: WandbServer, estimate: Path
+) -> None:
+    log(estimate, "online")
+    (run,) = server.runs.values()
+    run.state = "crashed"
+    assert sync_run(estimate).sentence == "complete: an estimate"
+    del run.summary["estimate/dist/1"]
+    assert sync_run(estimate).sentence == "complete: an estimate"
+    assert_there(server, estimate)
+
+
 def test_an_estimate_without_wandb_is_no_run_and_a_damaged_one_is_not_sent(
     server: WandbServer, estimate: Path
 ) -> None:

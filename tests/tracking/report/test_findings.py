@@ -49,3 +49,8 @@ def test_cautions_tell_what_weakens_the_figures(tmp_path, finding):
     assert "flatter pseudo_orig" in lines  # coverage is 2/3 after 3 of 9 epochs
     assert "run once" in lines
     assert cautions(group_runs(find_runs([finding])[0])) == []
+
+
+def test_a_coverage_of_95_percent_is_a_caution_too(tmp_path):
+    write_run(tmp_path, "unfinished", epochs=40, epochs_done=19)
+    assert "lowest coverage 0.95" in " ".join(cautions(group_runs(find_runs([tmp_path])[0])))
