@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+BLOCK = 256  # rows that are summed in float32: a relative error of 1e-6 at most
+PIECE = 1 << 14  # rows that a thread reads at a time
 
 
 def pseudo_label_metrics(
@@ -32,18 +37,21 @@ def pseudo_label_metrics(
         true = torch.bincount(true_labels, minlength=num_classes).double().cpu() / num_rows
     row: dict[str, float | list[float]] = {"pseudo/coverage": float(visited.double().mean())}
 
+    read = _read(orig)
     for name, table in (("orig", orig), ("refined", refined)):
-        confidence, label = table.max(dim=1)
-        share = table.double().mean(dim=0).cpu()
-        row |= _per_class(f"pseudo/{name}", share)
-        row |= _per_class(f"pseudo/{name}_hard", _class_share(label, num_classes))
+        read = read if table is orig else _read(table)  # they are one table until the first refinement
+        row |= _per_class(f"pseudo/{name}", read.share)
+        row |= _per_class(f"pseudo/{name}_hard", _class_share(read.label, num_classes))
         row |= {
-            f"pseudo/{name}/{key}": value for key, value in distribution_metrics(share, target, true).items()
+            f"pseudo/{name}/{key}": value
+            for key, value in distribution_metrics(read.share, target, true).items()
         }
-        row[f"pseudo_{name}"] = (share * num_rows).tolist()
+        row[f"pseudo_{name}"] = (read.share * num_rows).tolist()
         if true_labels is not None:
-            row |= {f"pseudo/{name}/{k}": v for k, v in _agreement(label, true_labels, num_classes).items()}
-    selected = label[confidence >= tau]  # of the refined table, which came last
+            row |= {
+                f"pseudo/{name}/{k}": v for k, v in _agreement(read.label, true_labels, num_classes).items()
+            }
+    selected = read.label[read.confidence >= tau]  # of the refined table, which came last
     row["pseudo/mask_rate"] = len(selected) / num_rows
     if len(selected):
         row |= _per_class("pseudo/selected", _class_share(selected, num_classes))
@@ -53,6 +61,37 @@ def pseudo_label_metrics(
         row |= _per_class("pseudo/true", true)
         row["pseudo_true"] = (true * num_rows).tolist()
     return row
+
+
+class _Read(NamedTuple):
+    """What one reading of a table [N, K] gives."""
+
+    share: Tensor  # [K] float64 on the CPU, mean of the rows
+    label: Tensor  # int64 [N], argmax of each row, the first where several are largest
+    confidence: Tensor  # [N], the largest entry of each row
+
+
+def _read(table: Tensor) -> _Read:
+    """Nothing as large as the table is made: at 1e6 x 100 a float64 copy takes 800 MB and most of a second."""
+    label = _argmax(table)
+    confidence = table.gather(1, label.unsqueeze(1)).squeeze(1)
+    return _Read(_column_sums(table).cpu() / len(table), label, confidence)
+
+
+def _column_sums(table: Tensor) -> Tensor:
+    """Sums [K] in float64 of float32 sums over BLOCK rows each."""
+    blocks, num_classes = len(table) // BLOCK, table.shape[1]
+    whole = table[: blocks * BLOCK].reshape(blocks, BLOCK, num_classes)
+    return whole.sum(dim=1).double().sum(dim=0) + table[blocks * BLOCK :].double().sum(dim=0)
+
+
+def _argmax(table: Tensor) -> Tensor:
+    if table.device.type != "cpu" or len(table) < PIECE:
+        return table.argmax(dim=1)
+    # On a CPU torch's argmax reads one entry after the other; numpy's reads several at once, and lets threads run.
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        labels = pool.map(lambda piece: torch.from_numpy(piece.numpy().argmax(axis=1)), table.split(PIECE))
+        return torch.cat(list(labels))
 
 
 def distribution_metrics(share: Tensor, target: Tensor, true: Tensor | None) -> dict[str, float]:
@@ -80,9 +119,9 @@ def _class_share(labels: Tensor, num_classes: int) -> Tensor:
 
 def _agreement(label: Tensor, true: Tensor, num_classes: int) -> dict[str, float]:
     """Accuracy, and each class's precision and recall where it is defined."""
-    hit = torch.bincount(true[label == true], minlength=num_classes).double().cpu()
-    predicted = torch.bincount(label, minlength=num_classes).double().cpu()
-    there = torch.bincount(true, minlength=num_classes).double().cpu()
+    cells = torch.bincount(true * num_classes + label, minlength=num_classes**2).double().cpu()
+    counts = cells.reshape(num_classes, num_classes)  # row: true class, column: argmax
+    hit, there, predicted = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
     row = {"accuracy": float(hit.sum() / len(true))}
     row |= {f"precision/{k}": float(hit[k] / predicted[k]) for k in range(num_classes) if predicted[k] > 0}
     row |= {f"recall/{k}": float(hit[k] / there[k]) for k in range(num_classes) if there[k] > 0}

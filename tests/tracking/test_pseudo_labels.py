@@ -1,9 +1,12 @@
 import math
+import re
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from tracking.pseudo_labels import pseudo_label_metrics
+from tracking.pseudo_labels import BLOCK, PIECE, distribution_metrics, pseudo_label_metrics
 from tracking.row import is_known
 
 ORIG = torch.tensor([[0.9, 0.1, 0.0], [0.8, 0.1, 0.1], [0.6, 0.3, 0.1], [0.1, 0.2, 0.7]])
@@ -81,3 +84,100 @@ def test_unknown_classes_leave_out_what_needs_them():
     assert row["pseudo/mask_rate"] == 0
     assert "pseudo/selected/0" not in row
     assert all(is_known(key) for key in row)
+
+
+def slow_twin(orig, refined, visited, target_counts, true_labels, tau):
+    """The same by whole tables: a float64 copy of each, torch's own argmax, and a mask for the hits."""
+    num_rows, num_classes = orig.shape
+    target = torch.tensor(target_counts, dtype=torch.float64) / sum(target_counts)
+    true = None
+    if true_labels is not None:
+        true = torch.bincount(true_labels, minlength=num_classes).double().cpu() / num_rows
+    row: dict[str, float | list[float]] = {"pseudo/coverage": float(visited.double().mean())}
+
+    for name, table in (("orig", orig), ("refined", refined)):
+        confidence, label = table.max(dim=1)
+        share = table.double().mean(dim=0).cpu()
+        row |= per_class_of(f"pseudo/{name}", share)
+        row |= per_class_of(f"pseudo/{name}_hard", class_share(label, num_classes))
+        row |= {
+            f"pseudo/{name}/{key}": value for key, value in distribution_metrics(share, target, true).items()
+        }
+        row[f"pseudo_{name}"] = (share * num_rows).tolist()
+        if true_labels is not None:
+            row |= {f"pseudo/{name}/{k}": v for k, v in agreement(label, true_labels, num_classes).items()}
+    selected = label[confidence >= tau]  # of the refined table, which came last
+    row["pseudo/mask_rate"] = len(selected) / num_rows
+    if len(selected):
+        row |= per_class_of("pseudo/selected", class_share(selected, num_classes))
+    row |= per_class_of("pseudo/target", target)
+    row["pseudo_target"] = (target * num_rows).tolist()
+    if true is not None:
+        row |= per_class_of("pseudo/true", true)
+        row["pseudo_true"] = (true * num_rows).tolist()
+    return row
+
+
+def per_class_of(prefix, values):
+    return {f"{prefix}/{k}": value for k, value in enumerate(values.tolist())}
+
+
+def class_share(labels, num_classes):
+    return torch.bincount(labels, minlength=num_classes).double() / len(labels)
+
+
+def agreement(label, true, num_classes):
+    hit = torch.bincount(true[label == true], minlength=num_classes).double().cpu()
+    predicted = torch.bincount(label, minlength=num_classes).double().cpu()
+    there = torch.bincount(true, minlength=num_classes).double().cpu()
+    row = {"accuracy": float(hit.sum() / len(true))}
+    row |= {f"precision/{k}": float(hit[k] / predicted[k]) for k in range(num_classes) if predicted[k] > 0}
+    row |= {f"recall/{k}": float(hit[k] / there[k]) for k in range(num_classes) if there[k] > 0}
+    return row
+
+
+def tables(num_rows, num_classes):
+    generator = torch.Generator().manual_seed(0)
+    orig = torch.softmax(3 * torch.randn(num_rows, num_classes, generator=generator), dim=1)
+    orig[::7] = 1 / num_classes  # rows that were not guessed yet: every class is largest
+    refined = orig.flip(0).contiguous()
+    true = torch.randint(0, num_classes, (num_rows,), generator=generator)
+    return orig, refined, true
+
+
+@pytest.mark.parametrize("num_rows", [1, BLOCK, BLOCK + 1, PIECE, 2 * PIECE + 3 * BLOCK + 5])
+@pytest.mark.parametrize("refines", [True, False])
+def test_the_metrics_are_those_of_the_slow_twin(num_rows, refines):
+    orig, refined, true = tables(num_rows, 11)
+    given = (orig, refined if refines else orig, orig[:, 0] != 1 / 11, [num_rows / 11] * 11)
+    for known in (true, None):
+        fast, slow = pseudo_label_metrics(*given, known, 0.9), slow_twin(*given, known, 0.9)
+        assert list(fast) == list(slow)
+        for key, value in slow.items():
+            if re.search("hard|selected|accuracy|precision|recall|mask|coverage", key):
+                assert fast[key] == value  # counts
+            else:
+                assert fast[key] == pytest.approx(value, rel=1e-5, abs=1e-6)
+
+
+class LargestMade(TorchDispatchMode):
+    """Bytes of the largest tensor that an operation made; one in the memory of a table that it was given is a view."""
+
+    def __init__(self, *tables):
+        super().__init__()
+        self.tables, self.largest = {table.untyped_storage().data_ptr() for table in tables}, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for tensor in (x for x in tree_leaves(made) if isinstance(x, torch.Tensor)):
+            if (storage := tensor.untyped_storage()).data_ptr() not in self.tables:
+                self.largest = max(self.largest, storage.nbytes())
+        return made
+
+
+def test_nothing_as_large_as_a_table_is_made():
+    orig, refined, true = tables(2 * PIECE, 40)
+    visited = orig[:, 0] > 0
+    with LargestMade(orig, refined) as seen:
+        pseudo_label_metrics(orig, refined, visited, [1.0] * 40, true, 0.9)
+    assert 0 < seen.largest <= len(orig) * 8  # a column of it, in 64 bits
