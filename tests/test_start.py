@@ -10,7 +10,16 @@ from tests.semi.runs import TINY
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "torchvision", "wandb", "wandb_workspaces", "scipy", "sklearn", "numba", "numpy", "altair"}
-NOT_FOR_DIGITS = {"torchvision", "sklearn", "scipy", "torch._dynamo", "sympy", "wandb", "altair"}
+NOT_FOR_DIGITS = {
+    "torchvision",
+    "sklearn",
+    "scipy.linalg",
+    "scipy.optimize",
+    "torch._dynamo",
+    "sympy",
+    "wandb",
+    "altair",
+}
 COMMANDS = [
     "train.py --help",
     "train.py --tua 0.9",
