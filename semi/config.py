@@ -369,6 +369,11 @@ class Config(DataConfig):
         maximum=1e9,
     )
     overwrite: bool = folder_flag(False, "Start again in a folder that holds a run. The old folder is kept.")
+    profile: bool = folder_flag(
+        False,
+        "Write into the run's folder where an epoch's time goes (profile.md, a page) and a trace of a few steps "
+        "(trace.json.gz).",
+    )
     dry_run: bool = folder_flag(
         False, "Print the resolved configuration and the logged keys, then stop.", flags=["dry-run"]
     )

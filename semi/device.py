@@ -80,13 +80,16 @@ def conditions(device: torch.device) -> dict[str, Any]:
 
 
 class Stopwatch:
-    """Charges the time since the last mark to a name. On a GPU the marks are events on its stream: no waiting."""
+    """Charges the time since the last mark to a name. On a GPU the marks are events on its stream: no waiting.
+
+    Its making is the first mark on a CPU.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._seconds: dict[str, float] = defaultdict(float)
         self._events: list[tuple[str, torch.cuda.Event]] = []
-        self._last = 0.0
+        self._last = time.perf_counter()
 
     def start(self) -> None:
         self.charge("")

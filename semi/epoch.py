@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -46,8 +47,16 @@ class EpochSoFar:
         """Sum of the losses that were minimised, on the device; not finite as soon as one of them was not."""
         return self._sums["total"]
 
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Charge the time of the block to `name`, and none of it to a part of the step."""
+        begin = time.perf_counter()
+        yield
+        self._seconds[name] += time.perf_counter() - begin
+        self.watch.start()
+
     def seconds(self) -> dict[str, float]:
-        """Time that was charged to each name. Waits for the device."""
+        """Time that was charged to each name: the parts of the step, and `timed` blocks. Waits for the device."""
         for name, value in self.watch.read().items():
             self._seconds[name] += value
         return dict(self._seconds)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +15,7 @@ from semi.evaluate import confusion, scores
 from semi.job import Job, describe, never_refines, other_schedule, restore
 from semi.lock import claimed
 from semi.methods import Losses
+from semi.profiling import NO_PROFILE, STEP_PARTS, NoProfile, profile_of
 from semi.progress import Progress
 from semi.run_folder import ResumePoint, refuse_if_moved_on, set_aside
 from semi.saving import Checkpoints, keep_best
@@ -46,7 +46,6 @@ def run(job: Job, folder: Path, resume_from: ResumePoint | None, tracker: Tracke
                 tracker.start(describe(job) | {"run_name": folder.name}, tracker_state, first_epoch)
                 tracker.finish(0)
         return
-    so_far = EpochSoFar(job.device, partial)
     with claimed(folder, overwrite=config.overwrite and not resume_from):
         refuse_if_moved_on(folder, resume_from)
         if resume_from:
@@ -59,6 +58,7 @@ def run(job: Job, folder: Path, resume_from: ResumePoint | None, tracker: Tracke
             print(sentence, file=sys.stderr)
         exit_code = 1
         try:
+            so_far = EpochSoFar(job.device, partial)  # here, because its time begins with it
             train_epochs(job, folder, first_epoch, so_far, tracker)
             exit_code = 0
         except SystemExit as stop:
@@ -75,22 +75,22 @@ def train_epochs(job: Job, folder: Path, first_epoch: int, so_far: EpochSoFar, t
     the disk did not take all of it.
     """
     config, checkpoints = job.config, Checkpoints(job, folder, tracker)
-    steps = config.val_iteration
+    steps, profile = config.val_iteration, profile_of(config, folder, job.device)
     with stopping.held(), Progress(config.epochs * steps, first_epoch * steps + so_far.step) as progress:
-        time_log = 0.0
         for epoch in range(first_epoch, config.epochs):
-            broken = train_epoch(job, epoch, so_far, progress, checkpoints)
+            broken = train_epoch(job, epoch, so_far, progress, checkpoints, profile)
             row = finish_epoch(job, epoch, so_far)
-            row |= {"time/log": time_log, "time/checkpoint": checkpoints.pace.seconds()}
-            begin = time.perf_counter()
-            tracker.log(row)
-            time_log = time.perf_counter() - begin
-            if broken or (config.nan == "stop" and not is_finite(job, so_far)):
+            # Logging and saving belong to the next row's time: this row cannot tell what its own logging takes.
+            done, so_far = so_far, EpochSoFar(job.device)
+            with so_far.timed("log"):
+                tracker.log(row)
+                profile.epoch(row, done.seconds())
+            if broken or (config.nan == "stop" and not is_finite(job, done)):
                 end_as_not_finite(row, folder)
-            checkpoints.save(epoch)
+            with so_far.timed("checkpoint"):
+                checkpoints.save(epoch)
             progress.epoch(row, config.epochs)
             stopping.end_if_requested()
-            so_far = EpochSoFar(job.device)
     if checkpoints.behind or tracker.state_dict().get("unwritten_rows"):
         print(
             f"{checkpoints.behind or folder}: the end of the run could not be written; make room and go on with "
@@ -101,20 +101,28 @@ def train_epochs(job: Job, folder: Path, first_epoch: int, so_far: EpochSoFar, t
 
 
 def train_epoch(
-    job: Job, epoch: int, so_far: EpochSoFar, progress: Progress, checkpoints: Checkpoints | None = None
+    job: Job,
+    epoch: int,
+    so_far: EpochSoFar,
+    progress: Progress,
+    checkpoints: Checkpoints | None = None,
+    profile: NoProfile = NO_PROFILE,
 ) -> bool:
     """The steps of an epoch that are still to do; True when the loss is not finite any more and that ends the run."""
     steps = job.config.val_iteration
     stops = job.config.nan == "stop"
     job.model.train()
+    so_far.watch.start()
     while so_far.step < steps:
         so_far.add(train_step(job, epoch, so_far.step, so_far.watch))
         progress.step()
+        profile.step()
         due = checkpoints is not None and checkpoints.pace.due()
         if stops and (due or so_far.step % max(1, steps // LOSS_CHECKS) == 0) and not is_finite(job, so_far):
             return True
         if checkpoints is not None and due:
-            checkpoints.save(epoch - 1, so_far)
+            with so_far.timed("checkpoint"):
+                checkpoints.save(epoch - 1, so_far)
             stopping.end_if_requested()
     return False
 
@@ -138,38 +146,46 @@ def end_as_not_finite(row: dict[str, Any], folder: Path) -> NoReturn:
 
 def finish_epoch(job: Job, epoch: int, so_far: EpochSoFar) -> dict[str, Any]:
     """The row of an epoch: its losses, the scores of the averaged weights, its times."""
-    seconds, trained = so_far.seconds(), so_far.elapsed()
+    so_far.watch.charge("between")
+    seconds = dict.fromkeys(("data", "refine", *STEP_PARTS, "log", "checkpoint"), 0.0) | so_far.seconds()
+    trained = so_far.elapsed()
     row: dict[str, Any] = {"epoch": epoch, "lr": job.config.lr}
     row |= {f"loss/{name}": mean for name, mean in so_far.losses().items()}
     row |= evaluate(job)
     row |= job.refiner.health()
     now = so_far.elapsed()
-    row |= {f"time/{name}": value for name, value in seconds.items()}
-    row |= {"time/eval": now - trained, "time/epoch": now, "data_time": seconds["data"] / so_far.step}
-    row["throughput/images_per_s"] = 2 * job.config.batch_size * so_far.step / trained
+    step = sum(seconds[part] for part in STEP_PARTS)
+    row |= {"time/data": seconds["data"], "time/step": step, "time/refine": seconds["refine"]}
+    row |= {"time/eval": now - trained, "time/log": seconds["log"], "time/checkpoint": seconds["checkpoint"]}
+    row |= {"time/epoch": now, "data_time": seconds["data"] / so_far.step}
+    training = seconds["data"] + step + seconds["refine"]
+    row["throughput/images_per_s"] = 2 * job.config.batch_size * so_far.step / training
     return row
 
 
 def train_step(job: Job, epoch: int, step: int, watch: Stopwatch) -> Losses:
     """One batch: guess, store, refine, learn. Only a refinement's test of convergence waits for the device."""
     config = job.config
-    watch.start()
+    watch.charge("between")
     batch = job.loader.next()
     watch.charge("data")
     probs = job.method.guess(job.model, batch)  # [B, K]
     job.store.update(batch.index_u, probs)
-    watch.charge("step")
+    watch.charge("guess")
     targets = job.refiner.targets(batch.index_u, probs, epoch, step)  # [B, K]
     watch.charge("refine")
     progress = (epoch + step / config.val_iteration) / config.epochs
     losses = job.method.losses(job.model, batch, targets, progress)
+    watch.charge("forward")
     job.optimizer.zero_grad(set_to_none=True)
     losses.total.backward()
+    watch.charge("backward")
     job.optimizer.step()
     with torch.no_grad():
         torch._foreach_mul_(list(job.model.parameters()), 1 - DECAY * config.lr)
+    watch.charge("optimizer")
     job.ema.update()
-    watch.charge("step")
+    watch.charge("ema")
     return losses
 
 

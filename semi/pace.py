@@ -19,7 +19,7 @@ class Pace:
 
     def __init__(self, every_s: float) -> None:
         self._every_s = every_s
-        self._last, self._cost, self._spent = monotonic(), 0.0, 0.0
+        self._last, self._cost = monotonic(), 0.0
 
     def due(self) -> bool:
         pause = max(self._every_s, self._cost / LARGEST_SHARE)
@@ -32,9 +32,3 @@ class Pace:
         yield
         self._last = monotonic()
         self._cost = self._last - begin
-        self._spent += self._cost
-
-    def seconds(self) -> float:
-        """What saving took since the last call."""
-        spent, self._spent = self._spent, 0.0
-        return spent

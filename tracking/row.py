@@ -31,8 +31,9 @@ ROW: dict[str, str] = {
     "pseudo/coverage": "share of rows guessed so far; the others are uniform and flatter pseudo_orig",
     "pseudo_{orig,refined,target,true}": "the shares as histograms whose bins are the classes, counts sum to N",
     "darp/{residual,iterations,seconds,solves,unconverged}": "worst residual, mean passes, seconds, number, failures",
-    "time/{data,step,refine,eval,epoch}": "seconds of this epoch",
-    "time/{log,checkpoint}": "seconds that logging and checkpointing took after the previous epoch",
+    "time/epoch": "seconds from the row before (or the first step) to this one; the six below sum to it within 2 %",
+    "time/{data,step,refine,eval}": "seconds of waiting for batches, of steps, of refinement, of evaluation",
+    "time/{log,checkpoint}": "seconds of logging the row before, of saving after it and within this epoch",
     "data_time": "mean seconds a step waited for its batch",
     "throughput/images_per_s": "labeled and unlabeled images trained on, a second of training",
 }
