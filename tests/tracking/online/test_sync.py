@@ -139,7 +139,8 @@ def test_a_run_killed_between_its_last_row_and_its_end_arrives_whole(
 
 KILLED_AT_ITS_END = """
 import os, sys
-from train_with_wandb import WandbOptions, WandbTracker, train, wandb_tracker
+from tracking.online.tracker import WandbTracker
+from train_with_wandb import WandbOptions, train, wandb_tracker
 WandbTracker.finish = lambda self, exit_code: os._exit(137)
 sys.exit(train("test", WandbOptions, more=wandb_tracker))
 """
