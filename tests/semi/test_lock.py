@@ -18,7 +18,8 @@ from semi.config import ConfigError
 from semi.lock import claimed, held_alone
 from tests.semi.runs import TINY
 from tests.semi.test_loop import command, environment
-from tracking.lock import run_lock
+from tracking.lock import lock as take
+from tracking.lock import release, run_lock
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,6 +79,21 @@ def test_who_waits_comes_next_and_hears_once_who_is_first(tmp_path, monkeypatch,
 
     with held_alone(run_lock(tmp_path / "run"), wait=waiting):
         assert heard == [f"process {other.pid} on {socket.gethostname()}"]
+
+
+def test_a_lock_whose_folder_was_renamed_leaves_the_one_of_the_next_run_alone(tmp_path):
+    (tmp_path / "run").mkdir()
+    path = run_lock(tmp_path / "run")
+    first = take(path)
+    (tmp_path / "run").rename(tmp_path / "run.old-1")
+    (tmp_path / "run").mkdir()
+    second = take(path)
+    assert first is not None
+    assert second is not None, "another file, so another lock"
+    release(path, first)
+    assert path.exists()
+    release(path, second)
+    assert not path.exists()
 
 
 def test_a_folder_that_stays_empty_is_removed_and_one_with_files_is_not(tmp_path):

@@ -95,6 +95,9 @@ def test_a_preempted_run_arrives_as_preempted_and_goes_on_to_finish(
     assert sync_run(folder).complete
     assert_whole(server, "r1", folder, epochs=3)
     assert (server.runs["r1"].state, server.runs["r1"].exit_code) == ("preempted", PREEMPTED)
+    server.runs["r1"].state = "crashed"  # the process that sent it was killed before it could say so
+    assert sync_run(folder).complete
+    assert server.runs["r1"].state == "preempted"
     drive(folder, **OFFLINE, first=3, until=5, exit_code=1)
     assert sync_run(folder).complete
     assert_whole(server, "r1", folder, epochs=5)
