@@ -28,6 +28,14 @@ def estimate_artifact(path: Path, record: Mapping[str, Any]) -> wandb.Artifact:
     return artifact
 
 
+def record_of(path: Path) -> dict[str, Any]:
+    """What estimate.py wrote into the file `path`. Raises ValueError where that is no estimate."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not (isinstance(found, dict) and isinstance(found.get("config"), dict) and "dist" in found):
+        raise ValueError(f"{path} is not an estimate")
+    return found
+
+
 def summary_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """What the run of an estimate has in its summary: the shares of each class, and how sure they are."""
     summary: dict[str, Any] = {}
@@ -122,5 +130,5 @@ def consume_estimate(run: wandb.Run, source: str) -> None:
     try:
         run.use_artifact(f"estimate-{path.stem}:latest")
     except Exception:  # the SDK has no one error for an artifact that is not there
-        record = json.loads(path.read_text()) if path.suffix == ".json" else {}
+        record = record_of(path) if path.suffix == ".json" else {}
         run.log_artifact(estimate_artifact(path, record), aliases=["latest"])

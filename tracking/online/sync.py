@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -23,7 +22,7 @@ from tracking.local import METRICS_FILE, is_kept, read_config, read_rows
 from tracking.lock import holder, locked_if_free, run_lock
 from tracking.online.account import first_line, said, sdk_settings
 from tracking.online.delivered import Delivered, delivered
-from tracking.online.estimate import run_of, send_estimate, summary_of
+from tracking.online.estimate import record_of, run_of, send_estimate, summary_of
 from tracking.online.long_table import TABLE_KEY
 from tracking.online.run_record import RECORD_FILE, RunRecord, read_record
 from tracking.online.run_writer import RunWriter, table_lines
@@ -140,10 +139,11 @@ def deliver_estimate(path: Path, tell: Callable[[str], None]) -> Outcome:
     if which is None:
         return Outcome(True, "skipped: estimated without W&B")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        summary = summary_of(found)
-    except (OSError, ValueError, AttributeError, TypeError):
+        found = record_of(path)
+    except (OSError, ValueError):
         return Outcome(False, "skipped: the file is not an estimate; run estimate.py with --overwrite")
+
+    summary = summary_of(found)
 
     def missing(there: Delivered) -> list[str]:
         lacks = []
