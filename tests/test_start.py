@@ -13,7 +13,6 @@ HEAVY = {"torch", "torchvision", "wandb", "wandb_workspaces", "scipy", "sklearn"
 NOT_FOR_DIGITS = {
     "torchvision",
     "sklearn",
-    "scipy.linalg",
     "scipy.optimize",
     "torch._dynamo",
     "sympy",
