@@ -32,7 +32,7 @@ def run_sh(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         [str(ROOT / "run.sh"), *words],
         capture_output=True,
         text=True,
-        env=dict(os.environ) | environment,
+        env=dict(os.environ) | {"PYTHON": sys.executable} | environment,  # there may be no .venv beside it
         cwd="/",
     )
 
