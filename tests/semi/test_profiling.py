@@ -16,6 +16,7 @@ from tracking.base import Fanout
 from tracking.local import LocalTracker
 
 PARTS = ("data", "step", "refine", "eval", "log", "checkpoint")
+PAUSE_S = 0.3  # long beside what another process on this machine may take from the one that is measured
 
 
 class Slow:
@@ -25,12 +26,12 @@ class Slow:
         self.rows, self.at = [], []
 
     def start(self, config, state, first_epoch):
-        time.sleep(0.1)  # before the first step: part of no epoch
+        time.sleep(PAUSE_S)  # before the first step: part of no epoch
 
     def log(self, row):
         self.at.append(time.perf_counter())
         self.rows.append(row)
-        time.sleep(0.1)
+        time.sleep(PAUSE_S)
 
     def state_dict(self):
         return {}
@@ -41,7 +42,7 @@ class Slow:
 
 def trained(tmp_path, *trackers, **changes):
     config = Config(**(TINY | {"out": str(tmp_path), "run_name": "r", "val_iteration": 10} | changes))
-    trackers = (LocalTracker(tmp_path / "r"), *trackers)
+    trackers = (*trackers, LocalTracker(tmp_path / "r"))  # whose disk may be slow after a row's time is noted
     run(build_job(config, torch.device("cpu")), tmp_path / "r", None, Fanout(trackers))
     return tmp_path / "r"
 
@@ -51,19 +52,19 @@ def test_the_times_of_a_row_sum_to_the_wall_time_since_the_row_before(tmp_path, 
     save = Checkpoints.save
 
     def slow_save(*args):
-        time.sleep(0.1)
+        time.sleep(PAUSE_S)
         save(*args)
 
     monkeypatch.setattr(Checkpoints, "save", slow_save)
     monkeypatch.setattr("semi.pace.LARGEST_SHARE", 1.0)
     slow = Slow()
-    trained(tmp_path, slow, refine="darp", checkpoint_every_s=within)
+    trained(tmp_path, slow, refine="darp", checkpoint_every_s=within, val_iteration=4)
     for row in slow.rows:
         assert sum(row[f"time/{part}"] for part in PARTS) == pytest.approx(row["time/epoch"], rel=0.02)
     for row, began, ended in zip(slow.rows[1:], slow.at, slow.at[1:], strict=False):
         assert row["time/epoch"] == pytest.approx(ended - began, rel=0.02)
-        assert row["time/log"] >= 0.1
-        assert row["time/checkpoint"] >= 0.1
+        assert row["time/log"] >= PAUSE_S
+        assert row["time/checkpoint"] >= PAUSE_S
     first = slow.rows[0]
     assert first["time/log"] == 0
     assert (first["time/checkpoint"] == 0) is (within == 300.0)
