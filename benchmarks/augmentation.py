@@ -97,7 +97,7 @@ def batch_times(crops: np.ndarray, rounds: int) -> dict[str, float]:
     loaders = [
         Loader(
             images, labels.long(), images, views_x=("weak",), views_u=("weak", "strong", "strong"), batch_size=64,
-            mean=(0.5,) * 3, std=(0.25,) * 3, flip=True, augment=name, device="cpu", seed=0,
+            mean=(0.5,) * 3, std=(0.25,) * 3, flip=True, augment=name, device="cpu", seed=0, prefetch=False,
         )
         for name in names
     ]  # fmt: skip
