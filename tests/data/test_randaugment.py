@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from benchmarks.augmentation import PUBLISHED_FIGURES, natural_crops, strength
+from benchmarks.augmentation import PUBLISHED_FIGURES, natural_crops, sample_photographs, strength
 from data.pillow_augment import PillowRandAugment, apply
 from data.randaugment import FIXMATCH, LISTS, PUBLISHED, apply_operations, rand_augment, value_of
 
@@ -164,7 +164,7 @@ def test_fixmatchs_posterize_does_not_blank_images_and_the_published_one_keeps_t
 @pytest.mark.parametrize(("num_ops", "magnitude"), [(3, 4), (2, 14)])
 def test_published_views_of_photographs_are_as_strong_as_those_made_with_pillow(num_ops, magnitude):
     """As `python -m benchmarks.augmentation` measures, on fewer crops."""
-    crops = natural_crops(2000)
+    crops = natural_crops(2000, list(sample_photographs().values()))
     random.seed(0)
     pillow = [np.asarray(PillowRandAugment(num_ops, magnitude)(Image.fromarray(crop))) for crop in crops]
     batch = torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
