@@ -2,11 +2,11 @@
 
     python -m benchmarks.augmentation [--crops 20000] [--photographs FILE ...]
 
-The images are scikit-learn's two sample photographs (china.jpg, flower.jpg), or those given: random squares of 128 x 128
-pixels, shrunk to 32 x 32 as a photograph in CIFAR is. Measured are the operations alone, before crop, flip and cutout: the
-mean absolute change of a pixel (0..255), and the share of views in which each channel has one value everywhere. With
-20,000 crops the change has a standard error of 0.4 and the share one of 0.1 to 0.3 percentage points. The crops of
-the published figures are not known.
+The images are scikit-learn's two sample photographs (china.jpg, flower.jpg), or those given: random squares of
+128 x 128 pixels, shrunk to 32 x 32 as a photograph in CIFAR is. Measured are the operations alone, before crop, flip
+and cutout: the mean absolute change of a pixel (0..255), and the share of views in which each channel has one value
+everywhere. With 20,000 crops the change has a standard error of 0.4 and the share one of 0.1 to 0.3 percentage points.
+The crops of the published figures are not known.
 """
 
 from __future__ import annotations
