@@ -46,10 +46,14 @@ HALF_AND_TWICE = (0.5, 2.0)
 
 # In a compiled module the value is part of the machine code: a variant is compiled from a changed copy of its source.
 CONSTANTS: dict[str, tuple[str, ...]] = {
-    "darp.solver": ("COARSE_ROWS", "COARSE_STRIDE", "COARSE_SHARE", "COARSE_TOL", "ROUGH_TOL", "ROUGH_PASSES"),
+    "darp.solver": (
+        "COARSE_STRIDE", "COARSE_ROWS", "COARSE_SHARE", "COARSE_TOL", "COARSE_PASSES", "ASTRAY",
+        "ROUGH_TOL", "ROUGH_PASSES",
+    ),
     "darp.engine.newton": (
         "GROWTH", "FIRST_EXPONENT", "PATIENCE", "PATIENCE_NEAR", "NEAR", "LAST_STEP", "FIRST_DAMPING",
-        "FAIL_DAMPING", "SUCCEED_DAMPING", "AS_PROMISED", "LEAST_DAMPING", "ROUGH_EXPONENT", "CG_TOL", "FALL", "TRUST",
+        "FAIL_DAMPING", "SUCCEED_DAMPING", "AS_PROMISED", "LEAST_DAMPING", "ROUGH_EXPONENT", "CG_TOL", "FALL",
+        "PASSING", "TRUST",
     ),
     "darp.engine.curvature": ("REACH",),
     "darp.engine.cpu": ("CHUNK_ELEMENTS", "MAX_CHUNKS", "WIDE_CLASSES"),

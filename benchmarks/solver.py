@@ -35,11 +35,15 @@ ALPHA = 2.0
 CHANGED_ROWS = 640
 PAUSE_S = 0.02
 IN_A_ROW = 3
+SURE_MARGIN = 13.0
 
 
 @dataclass(frozen=True)
 class Case:
-    """One table: labels with `imbalance_true`, predictions that lean to the first classes by `bias` logits."""
+    """One table: labels with `imbalance_true`, predictions that lean to the first classes by `bias` logits.
+
+    `sure` is the share of rows with a margin of SURE_MARGIN logits, which puts them above 0.999, as late in FixMatch.
+    """
 
     name: str
     rows: int
@@ -50,6 +54,7 @@ class Case:
     repeats: int
     reference_repeats: int
     quick: bool
+    sure: float = 0.0
 
 
 CASES = (
@@ -61,6 +66,10 @@ CASES = (
     Case("imbalance 100", 1_000_000, 10, 100, 100, 2.0, 5, 1, False),
     Case("imbalance 10", 10_000, 1000, 10, 10, 2.0, 5, 2, False),
     Case("imbalance 10", 100_000, 1000, 10, 10, 2.0, 2, 1, False),
+    Case("saturated 20 to 1", 10_000, 10, 20, 1, 0.0, 15, 7, True, sure=0.92),
+    Case("saturated 100 to 1", 50_000, 10, 100, 1, 0.0, 15, 5, True, sure=0.92),
+    Case("saturated 100", 50_000, 10, 100, 100, 0.0, 15, 5, True, sure=0.92),
+    Case("saturated 1 to 100", 50_000, 10, 1, 100, 0.0, 15, 5, True, sure=0.92),
 )
 
 
@@ -79,7 +88,8 @@ def predictions(case: Case, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     labels = torch.multinomial(share, case.rows, replacement=True, generator=generator)
     logits = torch.randn(case.rows, case.classes, generator=torch.Generator().manual_seed(1 + seed))
-    logits[torch.arange(case.rows), labels] += 2.0 + math.log(case.classes)
+    sure = torch.rand(case.rows, generator=generator) < case.sure
+    logits[torch.arange(case.rows), labels] += torch.where(sure, SURE_MARGIN, 2.0 + math.log(case.classes))
     logits += case.bias * torch.linspace(1, 0, case.classes)
     return torch.softmax(logits, 1)
 
@@ -184,7 +194,7 @@ def run_case(case: Case, bandwidth: float, exponentials: float) -> str:
     )  # 3 readings and a writing remove noise
     roofline = 1e3 * max(bytes_moved / bandwidth, entries * cold.iterations / exponentials)
     return (
-        f"{case.rows:>9,} x {case.classes:<4} {case.name:<13}"
+        f"{case.rows:>9,} x {case.classes:<4} {case.name:<18}"
         f" {reference_time:>9.1f} {reference.iterations:>4} {reference.residual:>8.0e}"
         f" {cold_time:>8.2f} {cold.iterations:>3}+{cold.products:<3} {cold.residual:>7.0e}"
         f" {reference_times.ratios(cold_times)}"
@@ -210,7 +220,7 @@ def main() -> None:
         "times in ms; passes + products of conjugate gradients; repeats of ours/of the reference (slow ones fewer)"
     )
     print(
-        f"{'N x K':>16} {'':<13} {'reference':>9} {'pass':>4} {'residual':>8}"
+        f"{'N x K':>16} {'':<18} {'reference':>9} {'pass':>4} {'residual':>8}"
         f" {'cold':>8} {'passes':>7} {'resid.':>7} {'':>7} {'rested':>7}"
         f" {'warm':>8} {'passes':>7} {'resid.':>7} {'':>7} {'rested':>7} {'roof':>5}"
     )

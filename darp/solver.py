@@ -47,12 +47,13 @@ from darp.engine.newton import Dual, NotADistributionError, Point, descend
 from darp.engine.table import Table, total
 
 # Half and twice of each: python -m benchmarks.constants, whose table is in docs/solver.md.
-# From COARSE_ROWS on a cold solve first looks at a sample of the rows. Half: no change; twice: skewed + 8 %.
-COARSE_ROWS = 1 << 15
-COARSE_STRIDE = 16  # half: no change; twice: skewed + 25 %
-# Rows of the sample that the smallest class is due: 1 / sqrt(100) is 10 %, by which its sum is off by chance.
-COARSE_SHARE = 100.0  # half, twice: no change; at 30 a table of 60,000 x 100 took 18 passes, not 16
-COARSE_TOL = 1e-3  # a hundredth of those 10 %; half, twice: no change
+# A cold solve starts from samples of the rows, each COARSE_STRIDE times as large as the one before it.
+COARSE_STRIDE = 4
+COARSE_ROWS = 400  # a sample has at least so many rows,
+COARSE_SHARE = 40  # and so many for each class
+COARSE_TOL = 0.1  # of the order of the error that a count of 100 rows has by chance
+COARSE_PASSES = 16  # over one sample
+ASTRAY = 1.0  # of log(sum / target)
 ROUGH_TOL = 5e-7  # where float32 passes (8 roundings of 6e-8) end; below it they are of no use. Half, twice: no change
 ROUGH_PASSES = (
     30  # what takes longer may need the digits; half: 300 classes + 31 %; twice: 1,000 classes - 27 %, 1 lost
@@ -108,12 +109,13 @@ def solve(
     rough = probs.device.type == "cpu" and probs.dtype == torch.float32 and group is None and tol >= ROUGH_TOL
     dual = Dual(_table(probs, refined, group), counts, num_rows, rough)
     try:
-        coarse_passes = 0.0
+        coarse_passes, point = 0.0, None
         if warm_start is not None:
-            start = _checked_start(warm_start, counts)
-        else:
-            start, coarse_passes = _coarse_start(probs, counts, num_rows, offset, group, rough)
-        point = _first_point(dual, start)
+            point = dual.measure(_checked_start(warm_start, counts))
+        if point is None or _astray(point):
+            start, coarse_passes = _coarse_start(probs, refined, counts, num_rows, offset, group, rough)
+            dual.table = _table(probs, refined, group)  # what it kept in `refined` is gone
+            point = _first_point(dual, start)
         point, unrounded = _solved(dual, point, tol, min(max_iter, ROUGH_PASSES) if rough else max_iter)
         if dual.rough and point.residual > tol and dual.passes < max_iter:
             dual.rough = False
@@ -176,10 +178,15 @@ def _checked_start(warm_start: Tensor, counts: np.ndarray) -> np.ndarray:
     return np.where(on, start - start[on].min(), 0.0)
 
 
+def _astray(point: Point) -> bool:
+    """Whether zero, where f is 0, is a better start: f is above, and some sum is not even near its target."""
+    return point.value > 0 and point.error > ASTRAY
+
+
 def _first_point(dual: Dual, start: np.ndarray) -> Point:
-    """The point at `start`, or at zero, where f is 0, if `start` turns out to be worse."""
+    """The point at `start`, or at zero, if `start` turns out to be worse."""
     point = dual.measure(start)
-    return dual.measure(np.zeros_like(start)) if point.value > 0 and start.any() else point
+    return dual.measure(np.zeros_like(start)) if start.any() and _astray(point) else point
 
 
 def _solved(dual: Dual, point: Point, tol: float, max_iter: int) -> tuple[Point, float]:
@@ -190,22 +197,34 @@ def _solved(dual: Dual, point: Point, tol: float, max_iter: int) -> tuple[Point,
 
 def _coarse_start(
     probs: Tensor,
+    scratch: Tensor,
     counts: np.ndarray,
     num_rows: int,
     offset: int,
     group: dist.ProcessGroup | None,
     rough: bool,
 ) -> tuple[np.ndarray, float]:
-    """Duals of a sample, every COARSE_STRIDE-th row of the whole table, and the passes that it cost."""
-    zero = np.zeros_like(counts)
-    due = counts[counts > 0].min() / COARSE_STRIDE
-    if num_rows < COARSE_ROWS or due < COARSE_SHARE:
-        return zero, 0.0
-    sample = probs[-offset % COARSE_STRIDE :: COARSE_STRIDE].contiguous()
-    rows, _ = _rows_of_all(sample, group)
-    dual = Dual(_table(sample, torch.empty_like(sample), group), counts * (rows / num_rows), rows, rough)
-    point, _ = descend(dual, dual.measure(zero), COARSE_TOL, COARSE_STRIDE, write=False)
-    return point.duals, dual.passes * rows / num_rows
+    """Duals of a sample, and the passes that it cost.
+
+    The smallest sample is solved from zero, and each larger one from the duals of the one before, so that the many
+    steps of a hard instance are over a few rows. The samples are every s-th row of the whole table, with s a power of
+    COARSE_STRIDE; they and their solver's room lie in `scratch` [N, K].
+    """
+    duals, passes, stride = np.zeros_like(counts), 0.0, COARSE_STRIDE
+    while num_rows >= stride * COARSE_STRIDE * max(COARSE_ROWS, COARSE_SHARE * len(counts)):
+        stride *= COARSE_STRIDE
+    if num_rows < stride * max(COARSE_ROWS, COARSE_SHARE * len(counts)):
+        return duals, passes
+    while stride > 1:
+        sample = probs[-offset % stride :: stride]
+        rows, _ = _rows_of_all(sample, group)
+        if 2 * len(sample) > len(scratch):  # a single row
+            scratch = scratch.new_empty(2, len(counts))
+        sample, room = scratch[: len(sample)].copy_(sample), scratch[len(sample) : 2 * len(sample)]
+        dual = Dual(_table(sample, room, group), counts * (rows / num_rows), rows, rough)
+        point, _ = descend(dual, _first_point(dual, duals), COARSE_TOL, COARSE_PASSES, write=False)
+        duals, passes, stride = point.duals, passes + dual.passes * rows / num_rows, stride // COARSE_STRIDE
+    return duals, passes
 
 
 def _bad_row(probs: Tensor) -> str:
@@ -250,11 +269,11 @@ def _reason(probs: Tensor, dual: Dual, point: Point, unrounded: float, tol: floa
         )
     if dual.passes >= max_iter:
         return f"{dual.passes} passes left a residual of {point.residual:.1e}: raise max_iter"
-    if (reachable < dual.num_rows)[dual.on > 0].any():
-        why = "the zeros of the table may put the target out of reach (mix a little of every class in)"
-    else:
-        why = "entries near 0 leave the steps nothing to go by (mix 1e-4 of every class in)"
+    k = int(np.argmax(np.abs(point.sums - dual.counts) / np.maximum(dual.counts, 1)))
+    zeros = int(dual.num_rows - reachable[k])
     return (
-        f"no progress below a residual of {point.residual:.1e} after {dual.passes} passes: {why}, "
-        "or tol is below what rounding allows"
+        f"no progress below a residual of {point.residual:.1e} after {dual.passes} passes: class {k} has "
+        f"{point.sums[k]:g} and is to have {dual.counts[k]:g}"
+        + (f", and {zeros} zeros stand in its column" if zeros else "")
+        + " (mix 1e-4 of every class into the table, or raise tol if it is below what rounding allows)"
     )

@@ -35,6 +35,8 @@ ROUGH_EXPONENT = 69.0
 MOST_DAMPING = 1 / EPSILON  # no step moves the duals any more
 CG_TOL = 0.03  # of conjugate gradients, times the error that is left; half: random + 10 %; twice: 300 classes - 4 %
 FALL = 1e-4  # or if f falls by this share of what the slope promises (Nocedal and Wright 2006, section 3.1)
+# How far a class may pass the one of the smallest dual in a step, in units of 1 / mean entropy, and at least 1.
+PASSING = 0.1
 TRUST = 3.0  # a step for the logarithms may bend f by this multiple of its slope, times the error; twice: 2 more lost
 
 
@@ -133,6 +135,7 @@ class Dual:
         """
         assert point.curvature is not None
         curvature, sums = point.curvature, self.on * point.sums
+        unit = self.num_rows / max(curvature.total_entropy, UNDERFLOW)  # 1 / mean entropy
         gap, excess = sums * point.log_ratio, sums - self.counts
         for right_side, shift in ((gap, sums), (gap, curvature.degree * self.on), (excess, sums)):
             rhs = right_side - shift * (right_side.sum() / max(shift.sum(), UNDERFLOW))
@@ -145,15 +148,28 @@ class Dual:
             move, slope, bend = np.zeros_like(move), 0.0, 0.0
         if slope < 0:
             move = curvature.within_reach(move, point.sums, point.log_ratio)
+            bent = self._without_passing(point, move, unit)
+            move = bent if excess @ bent > 0 else move
         move = self._of_first_process(move)
         slope = -float(excess @ move)
-        unit = FIRST_EXPONENT * self.num_rows / max(curvature.total_entropy, UNDERFLOW)
-        allowed = GROWTH * max(float(point.duals.max()), unit)
+        allowed = GROWTH * max(float(point.duals.max()), FIRST_EXPONENT * unit)
         duals = self.shifted(point.duals + move)
         share = min(1.0, allowed / max(float(duals.max()), UNDERFLOW))
         if share < 1:
             duals = self.shifted(point.duals + share * move)
         return Step(duals, share * move, share * slope, share * share * bend)
+
+    def _without_passing(self, point: Point, move: np.ndarray, unit: float) -> np.ndarray:
+        """The move [K] seen from the class of the smallest dual, which no other class passes by more than a little.
+
+        The duals of a table with sure and unsure rows lie on scales from 1 to 1e9, and a class that comes down meets
+        rows that it did not see from above, where their terms underflow: its sum is a function of log nu rather than
+        of nu. So the way down is that of Newton's method in log(nu + scale).
+        """
+        lowest = int(np.lexsort((move, np.where(self.on > 0, point.duals, np.inf)))[0])
+        away = self.on * (move - move[lowest])
+        scale = point.duals + max(1.0, PASSING * unit)
+        return np.where(away < 0, scale * np.expm1(np.minimum(away / scale, 0.0)), away)
 
 
 @dataclass

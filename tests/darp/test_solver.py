@@ -38,6 +38,16 @@ def collapsed(rows, classes, rest=1e-6, dtype=torch.float32):
     return probs.to(dtype)
 
 
+def saturated(rows, imbalance):
+    """92 % of the rows sure, with a margin of 13 logits; labels with a long tail."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(rows, 10, generator=generator, dtype=torch.float64)
+    labels = torch.multinomial(long_tail(1, 10, imbalance), rows, replacement=True, generator=generator)
+    sure = torch.rand(rows, generator=generator) < 0.92
+    logits[torch.arange(rows), labels] += torch.where(sure, 13.0, 3.0).double()
+    return torch.softmax(logits, 1).float()
+
+
 def residual_of(refined, counts):
     sums = refined.double().sum(0)
     return float(
@@ -166,7 +176,9 @@ def test_a_warm_start_that_is_far_off_does_no_harm():
     start = torch.linspace(0, 1e6, 10)
     start[3] = torch.nan
     cold = assert_solves(probs, counts)
-    assert assert_solves(probs, counts, warm_start=start).iterations <= cold.iterations + 1
+    warm = assert_solves(probs, counts, warm_start=start)
+    assert warm.iterations <= cold.iterations + 1
+    torch.testing.assert_close(warm.refined, cold.refined, rtol=1e-4, atol=1e-6)
 
 
 def test_a_large_cold_solve_looks_at_a_sample_first():
@@ -232,6 +244,17 @@ def test_the_kernels_are_also_plain_python(tmp_path):
     )  # fmt: skip
     compiled = solve(remove_noise(probs, counts, 2.0), counts).refined
     assert (torch.load(tmp_path / "refined") - compiled).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("noise", [False, True])
+@pytest.mark.parametrize(("before", "target"), [(20, 1), (100, 100), (1, 100), (20, 100)])
+def test_a_table_that_fixmatch_ends_in_takes_few_passes(before, target, noise):
+    # 90 % of the rows above 0.999: without samples, and steps along log nu, these took up to 36.
+    counts = long_tail(10_000, 10, target)
+    probs = saturated(10_000, before)
+    assert (probs.max(1).values > 0.999).float().mean() > 0.85
+    solution = assert_solves(remove_noise(probs, counts, 2.0) if noise else probs, counts)
+    assert solution.iterations < 15
 
 
 def test_where_float32_stops_short_of_the_tolerance_float64_goes_on(monkeypatch):
@@ -341,6 +364,18 @@ def test_a_target_beyond_the_support_of_a_class_is_named():
     assert not solution.converged
     assert "class 2" in solution.reason
     assert "only 10 rows" in solution.reason
+
+
+def test_without_progress_the_class_that_is_left_is_named(monkeypatch):
+    monkeypatch.setattr(newton, "PATIENCE", 0)
+    probs, counts = collapsed(300, 10, 1e-12, torch.float64) + 0, long_tail(300, 10, 100).flip(0)
+    probs[:100] = predictions(100, 10, 8.0, dtype=torch.float64)
+    solution = solve(probs, counts)
+    assert not solution.converged
+    worst = int(((solution.refined.sum(0) - counts).abs() / counts.clamp_min(1)).argmax())
+    assert f"class {worst} has " in solution.reason
+    assert f"is to have {counts[worst]:g}" in solution.reason
+    assert "zeros" not in solution.reason  # there are no zeros
 
 
 def test_one_hot_rows_beyond_a_target_are_named():

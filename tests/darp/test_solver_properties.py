@@ -1,6 +1,7 @@
-"""Two general-purpose optimisers agree; and what must hold for tables that hypothesis makes up."""
+"""Three solvers of others agree; and what must hold for tables that hypothesis makes up."""
 
 import numpy as np
+import ot
 import pytest
 import torch
 from hypothesis import given, settings
@@ -159,6 +160,21 @@ def test_a_general_optimiser_on_the_dual_finds_the_same_table(rows, classes, lea
     ours = solve(probs, counts, tol=1e-10)
     assert ours.converged
     np.testing.assert_allclose(ours.refined.numpy(), dual_optimum(probs.numpy(), counts.numpy()), atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:scipy.optimize. The `disp`")  # of POT 0.9.6's call of SciPy
+@pytest.mark.parametrize(("sharpness", "lean"), [(1.0, 0.0), (4.0, 1.0), (4.0, -1.0)])
+def test_the_semi_dual_of_optimal_transport_finds_the_same_table_where_weights_are_equal(sharpness, lean):
+    # Rows of the same entries have the same entropy, so the problem is entropic transport with the cost -log a.
+    generator = np.random.default_rng(0)
+    row = np.exp(sharpness * generator.normal(size=6))
+    order = np.argsort(generator.gumbel(size=(200, 6)) + lean * np.arange(6), axis=1)
+    a, counts = (np.sort(row) / row.sum())[np.argsort(order, axis=1)], long_tail(200, 6, 10).numpy()
+    theirs = ot.smooth.smooth_ot_semi_dual(
+        counts / 200, np.full(200, 1 / 200), -np.log(a.T), reg=1.0, reg_type="kl", stopThr=1e-14, numItermax=5000
+    )  # fmt: skip
+    ours = solve(torch.from_numpy(a), torch.from_numpy(counts), tol=1e-10)
+    np.testing.assert_allclose(ours.refined.numpy(), 200 * theirs.T, atol=1e-5)
 
 
 def test_a_general_optimiser_on_the_primal_finds_no_better_table():
