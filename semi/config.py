@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 WANDB_MODES = ("auto", "online", "offline", "disabled")
+WANDB_PER_CLASS = ("few", "all")
 AUGMENTATIONS = ("auto", "published", "fixmatch")
 PUBLISHED_ON = ("cifar10", "cifar100", "stl10")  # the paper's data sets: --augment auto is published there
 LOADERS = ("device", "published")
@@ -474,6 +475,13 @@ class WandbOptions:
     )
     wandb_machine_info: bool = wandb_flag(
         True, "false: keep host name, paths, hardware, git data and console output on this machine."
+    )
+    wandb_per_class: str = wandb_flag(
+        "few",
+        "Keys that W&B gets; it opens a panel for each. few: what runs are compared by, and with up to 10 classes the "
+        "shares of each class in the pseudo-labels and its recall. all: the whole row of metrics.jsonl, also each "
+        "class's precision, recall and hard shares, and for any number of classes.",
+        choices=WANDB_PER_CLASS,
     )
     wandb_artifacts: bool = wandb_flag(
         False,

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from sweeps.definition import Sweep, SweepError, as_flags, command_of, trial_id, trials
-from tracking.row import is_known
+from tracking.row import FEW_CLASSES, is_among_few, is_known
 
 INTERRUPTED = 128 + signal.SIGINT
 SWEEP_KEY = "sweep"  # names the sweep file in the config of its runs at W&B
@@ -114,6 +114,10 @@ def check(sweep: Sweep) -> int:
     if not is_known(name):
         raise SweepError(
             f"{sweep.path}: metric.name {name}: no run logs it; python3 train.py --dry-run lists the keys"
+        )
+    if not is_among_few(name, FEW_CLASSES) and sweep.parameters.get("wandb_per_class") != {"value": "all"}:
+        raise SweepError(
+            f"{sweep.path}: metric.name {name}: add wandb_per_class: {{value: all}}, else W&B does not get it"
         )
     cells = list(trials(sweep, None if sweep.method == "grid" else min(sweep.run_cap or 8, 8)))
     outcomes = dry_run(sweep, cells)

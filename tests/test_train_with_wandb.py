@@ -64,7 +64,7 @@ def everything_below(folder: Path) -> bytes:
 
 
 def test_every_row_arrives_whole_with_the_epoch_as_its_step(server: WandbServer, tmp_path: Path) -> None:
-    train(server.env(tmp_path), tmp_path / "out")
+    train(server.env(tmp_path), tmp_path / "out", "--wandb_per_class=all")
     (run,) = server.runs.values()
     local = rows(tmp_path / "out" / "r")
     assert [row["epoch"] for row in run.history] == [0, 1]

@@ -6,6 +6,7 @@ A test holds the rows of a run against `ROW`.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _SHARES = "share of each class in"
 ROW: dict[str, str] = {
@@ -38,6 +39,24 @@ ROW: dict[str, str] = {
     "throughput/images_per_s": "labeled and unlabeled images trained on, a second of training",
 }
 
+# What W&B gets unless it is asked for all: it opens one panel for each key. These are compared between runs. The others
+# say how something came about; metrics.jsonl has them.
+FEW: tuple[str, ...] = (
+    "epoch",
+    "loss/{total,x,u}",
+    "test/{acc,bacc,gm,many,medium,few}",
+    "{last10,last20}/{bacc,gm}",
+    "best/bacc",
+    "pseudo/{orig,refined}/{tv_true,tv_target,imbalance,accuracy}",
+    "pseudo/{mask_rate,coverage}",
+    "pseudo_{orig,refined,target,true}",
+    "darp/{residual,unconverged}",
+    "data_time",
+    "throughput/images_per_s",
+)
+FEW_OF_A_CLASS: tuple[str, ...] = ("pseudo/{orig,refined,target,true}/<class>", "test/recall/<class>")
+FEW_CLASSES = 10  # up to so many, FEW_OF_A_CLASS is among the few: 50 keys
+
 
 def _pattern(key: str) -> str:
     parts = re.split(r"(\{[^}]*\}|<class>)", key)
@@ -52,9 +71,19 @@ def _pattern(key: str) -> str:
     return "".join(as_regex)
 
 
-_KNOWN = re.compile("|".join(_pattern(key) for key in ROW))
+def _compiled(keys: Iterable[str]) -> re.Pattern[str]:
+    return re.compile("|".join(_pattern(key) for key in keys))
+
+
+_KNOWN, _FEW, _FEW_OF_A_CLASS = _compiled(ROW), _compiled(FEW), _compiled(FEW_OF_A_CLASS)
 
 
 def is_known(key: str) -> bool:
     """Whether `key` is one that a row may have."""
     return _KNOWN.fullmatch(key) is not None
+
+
+def is_among_few(key: str, num_classes: int) -> bool:
+    """Whether W&B gets `key` of a run with so many classes without being asked for all keys."""
+    of_a_class = num_classes <= FEW_CLASSES and _FEW_OF_A_CLASS.fullmatch(key)
+    return bool(of_a_class or _FEW.fullmatch(key))

@@ -18,7 +18,7 @@ from semi.dry_run import dry_run
 from sweeps.definition import SweepError, as_flags, command_of, read_sweep, trial_id, trials
 from sweeps.runner import check
 from tests.wandb_server import WandbServer
-from tracking.row import is_known
+from tracking.row import FEW_CLASSES, is_among_few
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -53,7 +53,7 @@ def test_the_files_that_are_promised_are_there() -> None:
 def test_every_parameter_is_a_flag_and_every_metric_a_key_of_the_row(file: Path) -> None:
     sweep = read_sweep(file)
     assert set(sweep.parameters) <= FLAGS
-    assert is_known(sweep.metric["name"])
+    assert is_among_few(sweep.metric["name"], FEW_CLASSES), "else W&B does not get it"
     assert sweep.metric["goal"] in ("maximize", "minimize")
     assert sweep.parameters["resume"] == {"value": "auto"}, "a requeued trial goes on where it was"
 
@@ -97,6 +97,14 @@ def test_check_names_each_cell_that_cannot_run(
 def test_check_refuses_a_metric_that_no_run_logs(tmp_path: Path) -> None:
     with pytest.raises(SweepError, match="test/f1: no run logs it"):
         check(read_sweep(write(tmp_path, metric={"name": "test/f1", "goal": "maximize"})))
+
+
+def test_check_refuses_a_metric_that_wandb_does_not_get(tmp_path: Path) -> None:
+    metric = {"name": "time/step", "goal": "minimize"}
+    with pytest.raises(SweepError, match="add wandb_per_class"):
+        check(read_sweep(write(tmp_path, metric=metric)))
+    asked = {"wandb_per_class": {"value": "all"}, "dataset": {"value": "digits"}}
+    assert check(read_sweep(write(tmp_path, metric=metric, parameters=asked))) == 0
 
 
 @pytest.mark.parametrize(

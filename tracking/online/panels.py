@@ -58,7 +58,6 @@ SECTIONS = (
             Custom(HISTORY, 12),
             Lines("Raw share of each class", pattern=r"pseudo/orig/\d+"),
             Lines("Refined share of each class", pattern=r"pseudo/refined/\d+"),
-            Lines("Share of each class over the threshold", pattern=r"pseudo/selected/\d+"),
             Lines("Accuracy of the pseudo-labels", both("accuracy")),
             Lines("Share over the threshold, and guessed so far", ("pseudo/mask_rate", "pseudo/coverage")),
             Lines("Distance to the target (TV)", both("tv_target")),
@@ -68,27 +67,13 @@ SECTIONS = (
         "Refinement health",
         (
             Lines("Residual: worst distance to the target counts", ("darp/residual",), log=True),
-            Lines("Passes of a solve", ("darp/iterations",)),
-            Lines("Solves, and those that did not converge", ("darp/solves", "darp/unconverged")),
+            Lines("Solves that did not converge", ("darp/unconverged",)),
         ),
     ),
     Section(
         "Times",
         (
             Lines("Mean wait for a batch, s", ("data_time",)),
-            Lines(
-                "Seconds of an epoch",
-                (
-                    "time/epoch",
-                    "time/step",
-                    "time/data",
-                    "time/refine",
-                    "time/eval",
-                    "time/log",
-                    "time/checkpoint",
-                ),
-                log=True,
-            ),
             Lines("Images a second", ("throughput/images_per_s",)),
         ),
     ),

@@ -27,6 +27,7 @@ class RunRecord:
         config: fields that the run has at W&B beside those of config.yaml, such as the name of a sweep's file.
         consumed: name of the artifact that the run goes on from.
         charts, artifacts: whether the run was to draw its charts and to upload its checkpoints.
+        per_class: which keys of a row the run gets, few or all.
         exit_code: how the last process of the run ended; None while it trains, and after it was killed.
         preempted: whether that process asked W&B to put the run back in its sweep's queue.
     """
@@ -44,6 +45,7 @@ class RunRecord:
     consumed: str = ""
     charts: bool = False
     artifacts: bool = False
+    per_class: str = "few"
     exit_code: int | None = None
     preempted: bool = False
 

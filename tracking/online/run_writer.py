@@ -18,8 +18,13 @@ from tracking.online.estimate import consume_estimate
 from tracking.online.long_table import COLUMNS, TABLE_KEY, long_table
 from tracking.online.run_record import RunRecord
 from tracking.regime import regime_name
+from tracking.row import is_among_few
 
 ONLINE = ("online", "shared")
+CONSTANT = (
+    "target",
+    "true",
+)  # their shares do not change: hidden, so that W&B opens no panel for a flat line
 
 # Of config.yaml: for those who read run folders. W&B records the machine itself.
 KEPT_HERE = ("field_kinds", "starts")
@@ -64,8 +69,10 @@ class RunWriter:
             config={k: v for k, v in config.items() if v is not None and k not in KEPT_HERE} | record.config,
             settings=settings,
         )
-        self.run.define_metric("epoch")
+        self.run.define_metric("epoch", hidden=True)
         self.run.define_metric("*", step_metric="epoch")
+        for key in self._constant():
+            self.run.define_metric(key, step_metric="epoch", hidden=True)
         if record.charts and self.online:
             show_charts(self.run)
 
@@ -90,7 +97,7 @@ class RunWriter:
         if row["epoch"] in self.have:
             return
         last = row["epoch"] == self.config["epochs"] - 1
-        self.run.log({key: encode(value) for key, value in row.items()}, commit=not last)
+        self.run.log(self._sent(row), commit=not last)
         self.have.add(int(row["epoch"]))
         self._open_row = last
 
@@ -108,7 +115,19 @@ class RunWriter:
 
     def send_summary(self, row: Row) -> None:
         """The values of the last epoch, where other rows were sent after it."""
-        self.run.summary.update({key: encode(value) for key, value in row.items()})
+        self.run.summary.update(self._sent(row))
+
+    def _constant(self) -> list[str]:
+        """Keys of shares that stay what they are. By name: W&B's core does not hand a pattern's `hidden` on."""
+        keys = (f"pseudo/{table}/{k}" for table in CONSTANT for k in range(len(self.config["class_names"])))
+        return [key for key in keys if self._sends(key)]
+
+    def _sends(self, key: str) -> bool:
+        return self.record.per_class == "all" or is_among_few(key, len(self.config["class_names"]))
+
+    def _sent(self, row: Row) -> dict[str, Any]:
+        """What of a row the run gets, as W&B takes it."""
+        return {key: encode(value) for key, value in row.items() if self._sends(key)}
 
     def send_artifacts(self) -> None:
         log_artifacts(self.run, self.folder, self.config["run_name"])

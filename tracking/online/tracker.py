@@ -67,6 +67,7 @@ class WandbTracker:
         tags: beside the run's own (data set, method, refinement).
         machine_info: False keeps host name, hardware, paths, git remote and console output on this machine.
         artifacts: True uploads checkpoints and pseudo-labels when the run ended as planned.
+        per_class: few or all keys of a row (`tracking.row.FEW`).
         table_every: epochs from one long table to the next while the run is online; 0 for the one at the end alone.
         charts: True draws the custom charts on the run's page; `python -m tracking.workspace` registers them.
         consumed: name of the artifact that the run goes on from, for its lineage.
@@ -86,6 +87,7 @@ class WandbTracker:
         machine_info: bool = True,
         artifacts: bool = False,
         charts: bool = False,
+        per_class: str = "few",
         table_every: int = 20,
         consumed: str = "",
     ) -> None:
@@ -105,6 +107,7 @@ class WandbTracker:
             consumed=consumed,
             charts=charts,
             artifacts=artifacts,
+            per_class=per_class,
         )
         _require_names(self.record)
         self._writer: RunWriter | None = None
