@@ -46,6 +46,7 @@ bench: setup ## every speed that the README quotes
 	$(BIN)/python -m benchmarks.data_time
 	$(BIN)/python -m benchmarks.logging
 	$(BIN)/python -m benchmarks.epoch_end
+	$(BIN)/python -m benchmarks.growth
 
 picture: setup ## the two pictures of the README from the runs of make demo (needs tmux and chromium)
 	$(BIN)/python report.py runs/demo --out report.html --png docs/finding.png

@@ -11,9 +11,9 @@ exhausted. Labels that fill one batch or less are exhausted at every step, and e
 started again.
 
 Digits with 60 labels a class and with 1, the project's two regimes on this data set, and the same 700 unlabeled images
-in both. All ways run one after the other in one process. Between two steps the process sleeps 50 ms, as if it waited
-for a model on a GPU, so that workers can work ahead; the sleep is not counted. The mean is what an epoch costs; the
-median and the maximum show where it comes from.
+in both. All ways take turns in one process, five rounds of 20 steps. Between two steps the process sleeps 50 ms, as if
+it waited for a model on a GPU, so that workers can work ahead; the sleep is not counted. The mean is what an epoch
+costs; the median and the maximum show where it comes from.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.record import keep
 from data import Dataset, Loader, PublishedLoader, load_dataset, make_split
 
 BATCH = 64
@@ -40,20 +41,20 @@ TWINS: dict[str, dict[str, Any]] = {
 }
 
 
-def seconds_per_step(step: Callable[[], object], steps: int, limit_s: float) -> list[float]:
-    """Wall time of each of up to `steps` calls after one that is not counted, within about `limit_s`."""
-    step()
+def seconds_per_step(step: Callable[[], object], steps: int) -> list[float]:
+    """Wall time of each of `steps` calls, after two that are not counted: what was made ahead during a pause."""
     times: list[float] = []
-    while len(times) < steps and sum(times) < limit_s:
+    for i in range(steps + 2):
         time.sleep(PAUSE_S)
         start = time.perf_counter()
         step()
-        times.append(time.perf_counter() - start)
+        if i >= 2:
+            times.append(time.perf_counter() - start)
     return times
 
 
-def measure(dataset: Dataset, labels_a_class: int, steps: int, limit_s: float) -> dict[str, list[float]]:
-    """Seconds of each step, by way of loading."""
+def ways_of_loading(dataset: Dataset, labels_a_class: int) -> dict[str, Callable[[], object]]:
+    """What gives the next batch, by way of loading."""
     split = make_split(
         dataset.train_labels,
         10,
@@ -76,14 +77,12 @@ def measure(dataset: Dataset, labels_a_class: int, steps: int, limit_s: float) -
         "device": "cpu",
         "seed": 0,
     }
-    times = {}
-    for name, way in TWINS.items():
-        loader = Loader(*sets, augment="published", **(shared | way))
-        times[name] = seconds_per_step(loader.next, steps, limit_s)
+    ways: dict[str, Callable[[], object]] = {
+        name: Loader(*sets, augment="published", **(shared | way)).next for name, way in TWINS.items()
+    }
     for workers in (4, 0):
-        slow = PublishedLoader(*sets, workers=workers, **shared)
-        times[f"published loader, {workers} workers"] = seconds_per_step(slow.next, steps, limit_s)
-    return times
+        ways[f"published loader, {workers} workers"] = PublishedLoader(*sets, workers=workers, **shared).next
+    return ways
 
 
 def main() -> None:
@@ -93,21 +92,33 @@ def main() -> None:
     warnings.filterwarnings(
         "ignore", message="This DataLoader will create"
     )  # more workers than cores, on purpose
-    steps, limit_s = (15, 3.0) if quick else (100, 30.0)
+    rounds, steps = (3, 5) if quick else (5, 20)
     dataset = load_dataset("digits", "dataset")
-    few: dict[str, float] = {}
+    ways = {
+        (labels_a_class, name): step
+        for labels_a_class in LABELS_A_CLASS
+        for name, step in ways_of_loading(dataset, labels_a_class).items()
+    }
+    times: dict[tuple[int, str], list[float]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way, step in ways.items():
+            times[way] += seconds_per_step(step, steps)
     print(f"batch {BATCH} + {BATCH}, views 1 weak + (1 weak, 2 strong), {torch.get_num_threads()} threads")
     print(f"{'way of loading':<29}{'labels':>8}{'steps':>8}{'mean ms':>10}{'median ms':>11}{'max ms':>9}")
-    many: dict[str, float] = {}
-    for labels_a_class in LABELS_A_CLASS:
-        for name, times in measure(dataset, labels_a_class, steps, limit_s).items():
-            mean = statistics.fmean(times)
-            (many if labels_a_class == LABELS_A_CLASS[0] else few)[name] = mean
-            figures = f"{1e3 * mean:>10.2f}{1e3 * statistics.median(times):>11.2f}{1e3 * max(times):>9.2f}"
-            print(f"{name:<29}{10 * labels_a_class:>8}{len(times):>8}{figures}", flush=True)
+    for (labels_a_class, name), taken in times.items():
+        mean, middle, most = (1e3 * f(taken) for f in (statistics.fmean, statistics.median, max))
+        print(f"{name:<29}{10 * labels_a_class:>8}{len(taken):>8}{mean:>10.2f}{middle:>11.2f}{most:>9.2f}")
+    means = {way: statistics.fmean(taken) for way, taken in times.items()}
+    many, few = LABELS_A_CLASS
     print("\nmean step with few labels over mean step with many, and over the device loader's with few:")
-    for name in few:
-        print(f"{name:<29}{few[name] / many[name]:>8.2f}{few[name] / few[DEVICE]:>8.2f}")
+    for name in dict.fromkeys(name for _, name in ways):
+        own, device = means[few, name], means[few, DEVICE]
+        print(f"{name:<29}{own / means[many, name]:>8.2f}{own / device:>8.2f}")
+    figures = [
+        {"way": name, "labels": 10 * labels_a_class, "step_ms": [1e3 * t for t in taken]}
+        for (labels_a_class, name), taken in times.items()
+    ]
+    print(f"kept in {keep('data_time', figures)}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from functools import partial
 
 import torch
 
+from benchmarks.record import keep
 from models import BACKBONES, build_model
 from semi.evaluate import BATCH
 from tests.tracking.test_pseudo_labels import slow_twin
@@ -43,19 +44,18 @@ def show(taken: dict[str, list[float]], against: str, unit: str = "ms", per: flo
         print(f"{name:24} {middle:9.2f} {unit} [{low:.2f}, {high:.2f}]   {base / (middle * per):5.2f}x")
 
 
-def metrics(rows: int, classes: int, times: int) -> None:
+def metrics(rows: int, classes: int, times: int) -> dict[str, object]:
     generator = torch.Generator().manual_seed(0)
     orig, refined = (torch.softmax(2 * torch.randn(rows, classes, generator=generator), 1) for _ in range(2))
     true = torch.randint(0, classes, (rows,), generator=generator)
     given = (orig, refined, orig[:, 0] > 0, [rows / classes] * classes, true, 0.95)
     print(f"metrics of the pseudo-labels, {rows} x {classes}, raw and refined")
-    show(
-        in_turn({"twin": lambda: slow_twin(*given), "ours": lambda: pseudo_label_metrics(*given)}, times),
-        "twin",
-    )
+    taken = in_turn({"twin": lambda: slow_twin(*given), "ours": lambda: pseudo_label_metrics(*given)}, times)
+    show(taken, "twin")
+    return {"what": "metrics", "rows": rows, "classes": classes, "ms": taken}
 
 
-def evaluation(arch: str, times: int) -> None:
+def evaluation(arch: str, times: int) -> dict[str, object]:
     """By the size of the batches; microseconds an image."""
     torch.manual_seed(0)
     model, count = build_model(arch, 10).eval(), IMAGES[arch]
@@ -69,6 +69,7 @@ def evaluation(arch: str, times: int) -> None:
     print(f"evaluation of {arch}, {count} images; semi.evaluate takes batches of {BATCH}")
     taken = in_turn({f"batches of {size}": partial(by, size) for size in BATCHES}, times)
     show(taken, f"batches of {BATCH}", "us", count / 1000)
+    return {"what": "evaluation", "arch": arch, "images": count, "ms": taken}
 
 
 def main() -> None:
@@ -82,9 +83,9 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=5)
     given = parser.parse_args()
     print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}")
-    metrics(given.rows, given.classes, given.times)
-    for arch in BACKBONES:
-        evaluation(arch, given.times)
+    figures = [metrics(given.rows, given.classes, given.times)]
+    figures += [evaluation(arch, given.times) for arch in BACKBONES]
+    print(f"kept in {keep('epoch_end', figures)}")
 
 
 if __name__ == "__main__":

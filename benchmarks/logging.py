@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.record import keep
 from tracking.base import Row
 from tracking.local import read_rows
 
@@ -64,6 +65,8 @@ def main() -> int:
     for name, values in (("time/log", log_s), ("time/checkpoint", checkpoint_s)):
         mean, worst = statistics.mean(values), max(values)
         print(f"{name:16} {mean:8.4f} s = {mean / epoch:6.3%} of an epoch; worst {worst:.4f} s")
+    figures = {"mode": given.mode, "epoch_s": epochs_s, "log_s": log_s, "checkpoint_s": checkpoint_s}
+    print(f"kept in {keep('logging', [figures])}")
     return 0 if statistics.mean(log_s) < 0.01 * epoch else 1
 
 

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.record import keep
 from darp import Solution, remove_noise, solve, solve_reference
 from darp.engine.exp_log import CONTRACT, exp_, njit
 
@@ -163,8 +164,8 @@ def exp_rate() -> float:
         return threads * 1024 * repeats / (time.perf_counter() - start)
 
 
-def run_case(case: Case, bandwidth: float, exponentials: float) -> str:
-    """One line of the table."""
+def run_case(case: Case, bandwidth: float, exponentials: float) -> dict[str, object]:
+    """One line of the table, printed, and its figures."""
     counts = long_tail(case.rows, case.classes, case.imbalance_target)
     before = predictions(case, seed=0)
     after = before.clone()
@@ -193,15 +194,30 @@ def run_case(case: Case, bandwidth: float, exponentials: float) -> str:
         4 * entries * (cold.iterations + cold.products + 1 + 4)
     )  # 3 readings and a writing remove noise
     roofline = 1e3 * max(bytes_moved / bandwidth, entries * cold.iterations / exponentials)
-    return (
+    print(
         f"{case.rows:>9,} x {case.classes:<4} {case.name:<18}"
         f" {reference_time:>9.1f} {reference.iterations:>4} {reference.residual:>8.0e}"
         f" {cold_time:>8.2f} {cold.iterations:>3}+{cold.products:<3} {cold.residual:>7.0e}"
         f" {reference_times.ratios(cold_times)}"
         f" {warm_time:>8.2f} {warm.iterations:>3}+{warm.products:<3} {warm.residual:>7.0e}"
         f" {reference_times.ratios(warm_times)}"
-        f" {100 * roofline / cold_time:>4.0f}%  {case.repeats}/{case.reference_repeats}"
+        f" {100 * roofline / cold_time:>4.0f}%  {case.repeats}/{case.reference_repeats}",
+        flush=True,
     )
+    figures: dict[str, object] = {
+        "case": case.name,
+        "rows": case.rows,
+        "classes": case.classes,
+        "roofline_ms": roofline,
+    }
+    for name, solution, times in (
+        ("published", reference, reference_times),
+        ("cold", cold, cold_times),
+        ("warm", warm, warm_times),
+    ):
+        figures |= {f"{name}_ms": times.in_a_row, f"{name}_rested_ms": times.rested}
+        figures |= {f"{name}_passes": solution.iterations, f"{name}_residual": solution.residual}
+    return figures
 
 
 def main() -> None:
@@ -224,9 +240,8 @@ def main() -> None:
         f" {'cold':>8} {'passes':>7} {'resid.':>7} {'':>7} {'rested':>7}"
         f" {'warm':>8} {'passes':>7} {'resid.':>7} {'':>7} {'rested':>7} {'roof':>5}"
     )
-    for case in CASES:
-        if case.quick or not quick:
-            print(run_case(case, bandwidth, exponentials), flush=True)
+    figures = [run_case(case, bandwidth, exponentials) for case in CASES if case.quick or not quick]
+    print(f"kept in {keep('solver', figures)}")
 
 
 if __name__ == "__main__":
