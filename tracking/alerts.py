@@ -82,6 +82,11 @@ def alerts(rows: Sequence[Row], *, thresholded: bool = True, refined_from: int =
     return list(found.values())
 
 
+def alerts_of_run(rows: Sequence[Row], config: Mapping[str, Any]) -> list[Alert]:
+    """`alerts` as this run's configuration asks for them."""
+    return _alerts_for(config)(rows)
+
+
 def effective_classes(shares: Iterable[float]) -> float:
     """exp of the entropy: K for K equal shares, 1 when one class has everything."""
     return math.exp(-sum(p * math.log(p) for p in shares if p > 0))
@@ -223,6 +228,12 @@ def _first_refined(config: Mapping[str, Any]) -> int:
     return first if config.get("refine", "none") != "none" and first < config.get("epochs", 0) else 0
 
 
+def _alerts_for(config: Mapping[str, Any]) -> Callable[[Sequence[Row]], list[Alert]]:
+    return partial(
+        alerts, thresholded=config.get("semi_method") in THRESHOLDED, refined_from=_first_refined(config)
+    )
+
+
 class AlertTracker:
     """Watches the rows of a run. Comes after the local tracker, whose file holds the epochs before a resume.
 
@@ -241,9 +252,7 @@ class AlertTracker:
         self._alerts: Callable[[Sequence[Row]], list[Alert]] = alerts
 
     def start(self, config: Mapping[str, Any], state: Mapping[str, Any], first_epoch: int) -> None:
-        self._alerts = partial(
-            alerts, thresholded=config.get("semi_method") in THRESHOLDED, refined_from=_first_refined(config)
-        )
+        self._alerts = _alerts_for(config)
         self._rows = [row for row in read_rows(self.folder) if row["epoch"] < first_epoch]
         self._told = {alert.kind for alert in self._alerts(self._rows)}
         self._rows = self._rows[-MASK_STREAK:]

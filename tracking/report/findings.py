@@ -4,17 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from tracking.alerts import COLLAPSED_SHARE, effective_classes
 from tracking.report.figures import Statistic, distance, statistic, write_statistic
-from tracking.report.runs import Group, Regime, Run
+from tracking.report.runs import REFINEMENT_NAMES, Group, Regime, Run
+
+NEAR, AT = 0.1, 0.03  # total variation: below the first the labels are near the truth, below the second at it
 
 
-def findings(groups: Mapping[Regime, Sequence[Group]]) -> list[str]:
-    """Two or three sentences a data set: where pseudo_orig ends without DARP, and what DARP changes there."""
-    datasets = dict.fromkeys(regime.dataset for regime in groups)
-    return [
-        " ".join(_of_dataset(name, {regime: groups[regime] for regime in groups if regime.dataset == name}))
-        for name in datasets
-    ]
+def verdict(members: Sequence[Group]) -> tuple[str, str]:
+    """One or two words on the raw pseudo-labels of a regime, and one sentence with the figures behind them.
+
+    It is about the first configuration without refinement and its counterpart with DARP, at the last epoch.
+    """
+    raw, darp = first_pair(members)
+    shown = raw or darp or members[0]
+    truth = _reference(shown)
+    orig = _mean(shown, lambda run: distance(run, "orig"))
+    if orig is None:
+        return "unknown", f"{shown.label} logs no distance of its raw pseudo-labels from the {truth}."
+    spread, classes = _mean(shown, effective), _mean(shown, target_classes)
+    sentence = f"Raw pseudo-labels of {shown.label} end {_write(orig)} from the {truth}"
+    if spread is not None:
+        sentence += f", spread over {spread.mean:.1f} of {len(shown.runs[0].class_names)} classes"
+    if raw is not None and darp is not None:
+        sentence += _with_darp(raw, darp)
+    elif shown.refined:
+        name = REFINEMENT_NAMES[shown.runs[0].refine].removeprefix(" + ")
+        sentence += f"; no run without {name} to compare it with"
+    word = _word(orig.mean, spread, classes, truth)
+    return word, f"{sentence}{_means([raw, darp] if raw else [shown])}."
 
 
 def cautions(groups: Mapping[Regime, Sequence[Group]]) -> list[str]:
@@ -43,95 +61,66 @@ def cautions(groups: Mapping[Regime, Sequence[Group]]) -> list[str]:
     return lines
 
 
-def _of_dataset(name: str, groups: Mapping[Regime, Sequence[Group]]) -> list[str]:
-    plain = {regime: pair for regime, members in groups.items() if (pair := _pair(members)) is not None}
-    measured = {
-        regime: figure
-        for regime, (without, _) in plain.items()
-        if (figure := _mean(without, _orig)) is not None
-    }
-    truth, brackets = _reference(groups)
-    if not measured:
-        return [_darp_alone(name, groups, truth, brackets)]
-    near, far = min(measured, key=lambda r: measured[r].mean), max(measured, key=lambda r: measured[r].mean)
-    opening = f"On {name} without DARP, pseudo_orig ends {_write(measured[near])} from the {truth} with {near.label}"
-    if near != far:
-        opening += f" and {_write(measured[far])} with {far.label}"
-    sentences = [f"{opening} {brackets}."]
-    with_darp = plain[far][1]
-    if with_darp is not None and (orig := _mean(with_darp, _orig)) is not None:
-        verb = _verb(measured[far].mean, orig.mean)
-        sentence = f"With {far.label}, DARP {verb} {_write(orig)}"
-        if (refined := _mean(with_darp, _refined)) is not None:
-            sentence += f"; the refined table, which training learns from, ends {_write(refined)} away"
-        sentences.append(sentence + ".")
-    changes = [_accuracy_change(*plain[regime]) for regime in dict.fromkeys((far, near))]
-    told = [
-        f"{change} with {regime.label}"
-        for change, regime in zip(changes, (far, near), strict=False)
-        if change
-    ]
-    if told:
-        seeds = _means([group for regime in (far, near) for group in plain[regime]])
-        sentences.append(f"Test accuracy goes {' and '.join(told)}{seeds}.")
-    return sentences
-
-
-def _pair(members: Sequence[Group]) -> tuple[Group, Group | None] | None:
-    """A configuration without DARP and its counterpart with it, preferring one that has a counterpart."""
-    with_darp = {group.counterpart_key(): group for group in members if group.darp}
-    without = [(group, with_darp.get(group.counterpart_key())) for group in members if not group.darp]
+def first_pair(members: Sequence[Group]) -> tuple[Group | None, Group | None]:
+    """A configuration without refinement and its counterpart with DARP, preferring one that has a counterpart."""
+    with_darp = {
+        group.counterpart_key(): group for group in reversed(members) if group.darp
+    }  # the first of each
+    without = [(group, with_darp.get(group.counterpart_key())) for group in members if not group.refined]
     without.sort(key=lambda pair: pair[1] is None)
-    return without[0] if without else None
+    return without[0] if without else (None, next((group for group in members if group.darp), None))
 
 
-def _reference(groups: Mapping[Regime, Sequence[Group]]) -> tuple[str, str]:
-    """What distances are measured from, and the words in brackets: the target where no truth is logged."""
-    runs = (run for members in groups.values() for group in members for run in group.runs)
-    if any(run.last("pseudo/orig/tv_true") is not None for run in runs):
-        return "true class distribution", "(total variation)"
-    return "target distribution", "(total variation; no true labels are logged)"
+def effective(run: Run) -> float | None:
+    """Over how many classes the raw pseudo-labels of the last epoch spread: exp of their entropy."""
+    return _effective(run.shares("orig"))
 
 
-def _darp_alone(name: str, groups: Mapping[Regime, Sequence[Group]], truth: str, brackets: str) -> str:
-    for regime, members in groups.items():
-        for group in members:
-            if (orig := _mean(group, _orig)) is not None:
-                return (
-                    f"On {name} with {regime.label}, pseudo_orig of {group.label} ends {_write(orig)} from the "
-                    f"{truth} {brackets}; there is no run without DARP to compare it with."
-                )
-    return f"The runs on {name} log no distance of pseudo_orig from the {truth}."
+def target_classes(run: Run) -> float | None:
+    """The same of the truth; of the target where no truth is logged."""
+    return _effective(run.shares("true") or run.shares("target"))
 
 
-def _accuracy_change(without: Group, with_darp: Group | None) -> str:
-    before = _mean(without, lambda run: run.last("test/acc"))
-    after = _mean(with_darp, lambda run: run.last("test/acc")) if with_darp is not None else None
-    return f"from {_write(before)} to {_write(after)}" if before is not None and after is not None else ""
+def _effective(shares: Sequence[float | None] | None) -> float | None:
+    return None if shares is None else effective_classes(share for share in shares if share is not None)
 
 
-def _verb(before: float, after: float) -> str:
-    if abs(before - after) < 0.005:
-        return "leaves it at"
-    return "brings it down to" if after < before else "raises it to"
+def _word(distance: float, spread: Statistic | None, classes: Statistic | None, truth: str) -> str:
+    if spread is not None and classes is not None and spread.mean < COLLAPSED_SHARE * classes.mean:
+        return "collapsed"
+    return (
+        f"at the {truth}"
+        if distance < AT
+        else f"near the {truth}"
+        if distance < NEAR
+        else f"far from the {truth}"
+    )
+
+
+def _with_darp(raw: Group, darp: Group) -> str:
+    text = ""
+    if (orig := _mean(darp, lambda run: distance(run, "orig"))) is not None:
+        text = f"; with DARP {_write(orig)}"
+    before, after = (_mean(group, lambda run: run.last("test/acc")) for group in (raw, darp))
+    if before is not None and after is not None:
+        text += f", and accuracy goes from {_write(before)} to {_write(after)}"
+    return text
+
+
+def _reference(group: Group) -> str:
+    """What distances are measured from: the target where no truth is logged."""
+    known = any(run.last("pseudo/orig/tv_true") is not None for run in group.runs)
+    return "truth" if known else "target"
 
 
 def _mean(group: Group, take: Callable[[Run], float | None]) -> Statistic | None:
     return statistic(take(run) for run in group.runs)
 
 
-def _orig(run: Run) -> float | None:
-    return distance(run, "orig")
-
-
-def _refined(run: Run) -> float | None:
-    return distance(run, "refined")
-
-
 def _write(figure: Statistic) -> str:
     if figure.mean < 0.0005:
         return "under 0.001"
-    return write_statistic(Statistic(figure.mean, None, figure.n), ".3f" if figure.mean < 0.01 else ".2f")
+    return write_statistic(Statistic(figure.mean, None, figure.n), ".3f")
 
 
 def _means(groups: Sequence[Group | None]) -> str:

@@ -86,17 +86,34 @@ def _row(
         "test/bacc": accuracy, "test/gm": accuracy * 0.95, "last20/bacc": accuracy, "last20/gm": accuracy * 0.95,
         "pseudo/mask_rate": 0.9 * progress, "pseudo/coverage": min(1.0, 2 * progress),
         "data_time": 0.0009 * noise.uniform(0.9, 1.3), "time/epoch": 2.3 * noise.uniform(0.9, 1.1),
-        "pseudo_orig": orig,
+        "time/data": 0.1, "time/step": 1.8, "time/refine": 0.2 * refining, "time/eval": 0.1, "time/log": 0.01,
+        "time/checkpoint": 0.02, "pseudo_orig": orig,
     }  # fmt: skip
+    row |= {
+        f"test/recall/{k}": min(1.0, accuracy * s / t)
+        for k, (s, t) in enumerate(zip(orig, truth, strict=True))
+    }
     for table, shares in (("orig", orig), ("refined", refined), ("target", truth), ("true", truth)):
         row |= {f"pseudo/{table}/{k}": share for k, share in enumerate(shares)}
     for table, shares in (("orig", orig), ("refined", refined)):
+        row |= _labels(table, shares, truth)
         row[f"pseudo/{table}/tv_true"] = row[f"pseudo/{table}/tv_target"] = _distance(shares, truth)
         row[f"pseudo/{table}/imbalance"] = max(shares) / min(shares)
     if refining:
         row |= {"darp/residual": 10 ** noise.uniform(-9, -7), "darp/iterations": noise.randint(3, 6)}
-        row |= {"darp/seconds": 0.02 * noise.uniform(0.8, 1.2), "darp/solves": 5}
+        row |= {"darp/seconds": 0.02 * noise.uniform(0.8, 1.2), "darp/solves": 5, "darp/unconverged": 0}
     return row
+
+
+def _labels(table: str, shares: list[float], truth: list[float]) -> dict[str, float]:
+    """Argmax labels of which 9 in 10 are right, where the class has as many as it should have."""
+    right = [0.9 * min(s, t) for s, t in zip(shares, truth, strict=True)]
+    row = {f"pseudo/{table}_hard/{k}": share for k, share in enumerate(shares)}
+    row |= {
+        f"pseudo/{table}/precision/{k}": r / s for k, (r, s) in enumerate(zip(right, shares, strict=True))
+    }
+    row |= {f"pseudo/{table}/recall/{k}": r / t for k, (r, t) in enumerate(zip(right, truth, strict=True))}
+    return row | {f"pseudo/{table}/accuracy": sum(right)}
 
 
 def _normalised(weights: list[float]) -> list[float]:

@@ -3,8 +3,8 @@ from statistics import fmean
 import pytest
 
 from tests.tracking.report.synthetic_runs import write_finding, write_run
-from tracking.report.findings import cautions, findings
-from tracking.report.runs import find_runs, group_runs
+from tracking.report.findings import cautions, verdict
+from tracking.report.runs import find_runs, group_runs, read_run
 
 
 @pytest.fixture(scope="module")
@@ -12,33 +12,58 @@ def finding(tmp_path_factory):
     return write_finding(tmp_path_factory.mktemp("finding"))
 
 
-def test_the_sentences_say_what_the_figures_say(finding):
-    groups = group_runs(find_runs([finding])[0])
-    (sentences,) = findings(groups)
-    few = list(groups.values())[1]
-    orig, with_darp = (fmean(run.rows[-1]["pseudo/orig/tv_true"] for run in group.runs) for group in few)
-
-    assert f"{orig:.2f} with 1 label a class (total variation)" in sentences
-    assert f"brings it down to {with_darp:.2f}" in sentences
-    assert "(means of 3 seeds)" in sentences
+def verdicts(folder):
+    return [verdict(members) for members in group_runs(find_runs([folder])[0]).values()]
 
 
-def test_sentences_follow_the_data_when_darp_does_harm(tmp_path):
+def test_the_verdict_says_what_the_figures_say(finding):
+    groups = list(group_runs(find_runs([finding])[0]).values())
+    (many, _), (few, sentence) = verdicts(finding)
+    orig, with_darp = (
+        fmean(run.rows[-1]["pseudo/orig/tv_true"] for run in group.runs) for group in groups[1]
+    )
+
+    assert many == "near the truth"
+    assert few == "far from the truth"
+    assert f"Raw pseudo-labels of FixMatch end {orig:.3f} from the truth" in sentence
+    assert f"with DARP {with_darp:.3f}" in sentence
+    assert sentence.endswith("(means of 3 seeds).")
+
+
+def test_labels_that_spread_over_less_than_half_of_the_classes_have_collapsed(tmp_path):
+    write_run(tmp_path, "plain", collapse=9.0)
+
+    ((word, sentence),) = verdicts(tmp_path)
+
+    assert word == "collapsed"
+    assert "spread over" in sentence
+
+
+def test_the_verdict_follows_the_data_when_darp_does_harm(tmp_path):
     write_run(tmp_path, "plain", collapse=0.1)
-    write_run(tmp_path, "darp", collapse=9.0, darp=True)
+    harmed = read_run(write_run(tmp_path, "darp", collapse=9.0, darp=True))
 
-    (sentences,) = findings(group_runs(find_runs([tmp_path])[0]))
+    ((word, sentence),) = verdicts(tmp_path)
 
-    assert "DARP raises it to" in sentences
-    assert "brings it down" not in sentences
+    assert word == "near the truth"
+    assert f"with DARP {harmed.rows[-1]['pseudo/orig/tv_true']:.3f}" in sentence
 
 
 def test_a_regime_without_its_counterpart_claims_no_comparison(tmp_path):
     write_run(tmp_path, "darp", darp=True)
 
-    (sentences,) = findings(group_runs(find_runs([tmp_path])[0]))
+    ((_, sentence),) = verdicts(tmp_path)
 
-    assert "no run without DARP to compare it with" in sentences
+    assert "no run without DARP to compare it with" in sentence
+
+
+def test_without_true_labels_the_verdict_is_about_the_target(tmp_path):
+    write_run(tmp_path, "plain", with_truth=False)
+
+    ((word, sentence),) = verdicts(tmp_path)
+
+    assert word.endswith("the target")
+    assert "truth" not in sentence
 
 
 def test_cautions_tell_what_weakens_the_figures(tmp_path, finding):

@@ -3,18 +3,14 @@ import hashlib
 import html.parser
 import json
 import re
-import shutil
-import subprocess
 
 import pytest
-import vl_convert
 
 from tests.tracking.report.synthetic_runs import write_finding, write_run
 from tracking.report.page import build_page, script_json
 from tracking.report.runs import find_runs, group_runs
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
-CHROMIUM = shutil.which("chromium")
 
 
 class Elements(html.parser.HTMLParser):
@@ -30,7 +26,7 @@ class Elements(html.parser.HTMLParser):
 
     def handle_data(self, data):
         if self.found and self.found[-1][0] == "script" and data.strip():
-            self.scripts.setdefault(self.found[-1][1].get("id", len(self.scripts)), data)
+            self.scripts.setdefault(self.found[-1][1].get("id", "own"), data)
 
     def count(self, tag):
         return sum(name == tag for name, _ in self.found)
@@ -41,41 +37,28 @@ def page_of(folder):
     return build_page(group_runs(runs), title="Runs", problems=problems)
 
 
-def specs_of(page):
-    return json.loads(Elements(page).scripts["specs"])
-
-
 @pytest.fixture(scope="module")
 def finding_page(tmp_path_factory):
     return page_of(write_finding(tmp_path_factory.mktemp("finding"), epochs=4, seeds=2))
 
 
-def test_the_page_asks_for_nothing_from_a_network(finding_page):
+def test_the_page_names_no_address_but_its_own(finding_page):
     elements = Elements(finding_page)
 
-    assert not any({"src", "href"} & attributes.keys() for tag, attributes in elements.found if tag != "a")
-    assert all(a["href"].startswith("#") for tag, a in elements.found if tag == "a")
-    for host in ("cdn.", "jsdelivr", "unpkg", "googleapis"):
-        assert host not in finding_page
+    assert not any({"src", "href"} & attributes.keys() for _, attributes in elements.found)
     assert "default-src 'none'" in finding_page
-    own = finding_page.replace(elements.scripts[2], "")  # what is left beside the libraries
-    assert len(own) < len(finding_page) / 2
-    assert "://" not in own
+    assert finding_page.count("://") == 1  # the name space of SVG, which nothing is fetched from
 
 
-def test_the_page_stays_below_two_megabytes(finding_page):
-    assert len(finding_page.encode()) < 2e6
+def test_a_page_of_a_few_runs_is_small(finding_page):
+    assert len(finding_page.encode()) < 200_000
 
 
-def test_scripts_are_the_ones_that_the_policy_names(finding_page):
+def test_the_script_is_the_one_that_the_policy_names(finding_page):
     policy = finding_page.split("script-src ")[1].split(";")[0]
-    scripts = re.findall(r"<script>(.*?)</script>", finding_page, flags=re.DOTALL)
+    (script,) = re.findall(r"<script>(.*?)</script>", finding_page, flags=re.DOTALL)
 
-    assert len(scripts) == 2
-    for script in scripts:
-        assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
-    assert "unsafe-inline" not in policy
-    assert "unsafe-eval" not in policy
+    assert policy == f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def test_hostile_names_stay_names(tmp_path):
@@ -88,10 +71,10 @@ def test_hostile_names_stay_names(tmp_path):
     elements = Elements(page)
 
     assert elements.count("img") == 0
-    assert elements.count("script") == 4
-    assert "<img" not in page.replace(elements.scripts[2], "")  # the libraries know the word
-    assert page.count("</script>") == 4
-    assert HOSTILE in json.dumps(specs_of(page))  # and it arrives whole in the chart
+    assert elements.count("script") == 3
+    assert "<img" not in page
+    assert page.count("</script>") == 3
+    assert HOSTILE in json.dumps(json.loads(elements.scripts["data"]))  # and it arrives whole at the charts
 
 
 def test_json_in_a_script_cannot_close_it_and_reads_back():
@@ -101,29 +84,23 @@ def test_json_in_a_script_cannot_close_it_and_reads_back():
     assert json.loads(script_json(value)) == value
 
 
-def test_every_chart_of_the_page_renders(finding_page):
-    specs = specs_of(finding_page)
+def test_every_regime_has_its_verdict_above_the_charts(finding_page):
+    top = finding_page[: finding_page.index('id="heatmaps"')]
 
-    assert len(specs) > 20
-    for spec in specs.values():
-        assert "$schema" not in spec
-        assert "<svg" in vl_convert.vegalite_to_svg(spec)
+    assert top.index("<h2>digits, 60 labels a class</h2>") < top.index("<h2>digits, 1 label a class</h2>")
+    assert top.count('class="verdict"') == 2
 
 
-def test_each_place_for_a_chart_has_its_specification(finding_page):
-    places = [
-        attributes["data-spec"] for _, attributes in Elements(finding_page).found if "data-spec" in attributes
+def test_the_tables_name_each_configuration_each_run_and_what_differs(finding_page):
+    assert len(re.findall(r"<tr data-run=", finding_page)) == 8
+    figures, differences = finding_page.split('id="figures"')[1].split('id="differences"')
+    assert len(re.findall("<tr data-group=", figures)) == 4
+    assert re.findall("<th[^>]*>([a-z_]+)</th>", differences) == [
+        "regime",
+        "configuration",
+        "num_max",
+        "refine",
     ]
-
-    assert sorted(places) == sorted(specs_of(finding_page))
-
-
-def test_regimes_stand_side_by_side_in_every_section(finding_page):
-    blocks = finding_page.split('<div class="regimes">')[1:]
-
-    assert len(blocks) == 6
-    for block in blocks:
-        assert block.index("<h4>60 labels a class</h4>") < block.index("<h4>1 label a class</h4>")
 
 
 def test_odd_runs_do_not_break_the_page(tmp_path):
@@ -145,29 +122,4 @@ def test_odd_runs_do_not_break_the_page(tmp_path):
     assert "torn: left out: no config.yaml" in page
     assert "3 of 9" in page
     assert "unfinished</span>" in page
-    assert "TV to the target" in json.dumps(specs_of(page))
-    for spec in specs_of(page).values():
-        vl_convert.vegalite_to_svg(spec)
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser")
-def test_a_browser_draws_every_chart_under_the_page_s_own_policy(tmp_path):
-    write_run(tmp_path / "runs", "plain", dataset=HOSTILE)
-    write_run(tmp_path / "runs", "darp", dataset=HOSTILE, darp=True)
-    page = tmp_path / "page.html"
-    page.write_text(page_of(tmp_path / "runs"), encoding="utf-8")
-
-    flags = (
-        "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
-    )
-    command = [str(CHROMIUM), *flags.split(), "--disable-component-update", "--virtual-time-budget=20000"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-
-    drawn = Elements(done.stdout)
-    charts = sum("data-spec" in attributes for _, attributes in drawn.found)
-    assert charts == len(specs_of(page.read_text(encoding="utf-8")))
-    assert done.stdout.count("vega-embed-wrapper") + done.stdout.count('class="chart-wrapper') >= charts
-    assert drawn.count("svg") + drawn.count("canvas") >= charts
-    assert "could not be drawn" not in done.stdout.replace(drawn.scripts[3], "")
-    assert drawn.count("img") == 0
+    assert "logs no distance" in page
