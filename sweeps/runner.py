@@ -19,7 +19,8 @@ from typing import Any
 
 import yaml
 
-from sweeps.definition import Sweep, SweepError, as_flags, command_of, trial_id, trials
+from sweeps.command import as_flags, command_of
+from sweeps.definition import Sweep, SweepError, trial_id, trials
 from tracking.row import FEW_CLASSES, is_among_few, is_known
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -49,7 +50,7 @@ def run(sweep: Sweep, *, jobs: int, count: int | None, gpus: Sequence[str], dry_
     Ctrl-C or SIGTERM goes to the running trials, which keep their last checkpoint.
     """
     cells = list(trials(sweep, count))
-    commands = [command_of(sweep, trial, sys.executable) for trial in cells]
+    commands = [command_of(sweep.command, sweep.program, trial, sys.executable) for trial in cells]
     if dry_run:
         for command in commands:
             print(shlex.join(command))
@@ -110,12 +111,12 @@ def check(sweep: Sweep) -> int:
 
     Raises SweepError when the metric is not one that a run logs.
     """
-    name = sweep.metric.get("name", "")
-    if not is_known(name):
+    name = sweep.metric.name if sweep.metric else ""
+    if name and not is_known(name):
         raise SweepError(
             f"{sweep.path}: metric.name {name}: no run logs it; python3 train.py --dry-run lists the keys"
         )
-    if not is_among_few(name, FEW_CLASSES) and sweep.parameters.get("wandb_per_class") != {"value": "all"}:
+    if name and not is_among_few(name, FEW_CLASSES) and sweep.constant("wandb_per_class") != "all":
         raise SweepError(
             f"{sweep.path}: metric.name {name}: add wandb_per_class: {{value: all}}, else W&B does not get it"
         )
@@ -140,7 +141,7 @@ def dry_run(sweep: Sweep, cells: Sequence[Mapping[str, Any]]) -> list[dict[str, 
         "PYTHONPATH": str(ROOT)
     }  # presets and images are looked for from here, as in a trial
     for trial in cells:
-        words = command_of(sweep, trial, sys.executable)
+        words = command_of(sweep.command, sweep.program, trial, sys.executable)
         commands.append(words[words.index(sweep.program) :] if sweep.program in words else words)
     done = subprocess.run(
         [sys.executable, "-m", "semi.dry_run"],

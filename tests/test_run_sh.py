@@ -15,7 +15,8 @@ from semi.cli import parse
 from semi.config import Config, WandbOptions
 from semi.methods import METHODS
 from semi.split import split_for
-from sweeps.definition import command_of, read_sweep, trials
+from sweeps.command import command_of
+from sweeps.definition import read_sweep, trials
 
 ROOT = Path(__file__).parents[1]
 TABLE = [
@@ -89,7 +90,7 @@ def test_every_experiment_can_start(commands, name):
         assert first[:3] == ["-m", "sweeps", "run"]
         sweep = read_sweep(first[3])
         for trial in trials(sweep):
-            check_training(command_of(sweep, trial, "python")[2:])
+            check_training(command_of(sweep.command, sweep.program, trial, "python")[2:])
         return
     config = check_training(first)
     assert (config.refine == "darp") is ("_darp" in name)
@@ -182,7 +183,7 @@ def test_a_dry_run_retrains_nothing_and_writes_no_table(commands):
 def test_the_evidence_comes_with_its_table(commands):
     sweep, table = commands("imbalance_fashion_mnist", "--jobs", "2")
     assert sweep == ["-m", "sweeps", "run", "sweeps/imbalance_fashion_mnist.yaml", "--jobs", "2"]
-    out = read_sweep(ROOT / sweep[3]).parameters["out"]["value"]
+    out = read_sweep(ROOT / sweep[3]).constant("out")
     assert table[:4] == ["eval.py", "summary", out, "--markdown"]
 
 

@@ -18,6 +18,7 @@ from semi.cli import build_parser, parse, spellings
 from semi.config import Config, ConfigError, EstimateConfig, WandbOptions
 from semi.head_config import HeadConfig
 from sweeps.definition import SweepError, read_sweep, trials
+from sweeps.parameters import KINDS
 from tests.semi.runs import TINY
 from tests.semi.test_loop import environment
 
@@ -195,11 +196,19 @@ def test_no_preset_ends_in_another_error(tmp_path, content):
 SWEEP = {"program": "train.py", "method": "grid", "metric": {"name": "test/bacc"}, "parameters": {"lr": {"value": 1}},
          "command": ["${program}"]}  # fmt: skip
 PARAMETERS = st.dictionaries(
-    st.text(max_size=4),
+    st.one_of(st.text(max_size=4), st.sampled_from(["lr", "seed"])),
     st.one_of(
         YAML_VALUES,
         st.dictionaries(
-            st.sampled_from(["value", "values", "min", "max", "distribution"]), YAML_VALUES, max_size=4
+            st.sampled_from(
+                ["value", "values", "probabilities", *["q", "a", "b", "mu", "sigma", "parameters"]]
+            ),
+            YAML_VALUES,
+            max_size=4,
+        ),
+        st.fixed_dictionaries(
+            {"distribution": st.sampled_from(sorted(KINDS))},
+            optional=dict.fromkeys(("min", "max", "q", "a", "b", "mu", "sigma"), YAML_VALUES),
         ),
     ),
     max_size=3,
@@ -213,7 +222,7 @@ PARAMETERS = st.dictionaries(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
-    st.dictionaries(st.sampled_from([*SWEEP, "run_cap"]), YAML_VALUES, max_size=2),
+    st.dictionaries(st.sampled_from([*SWEEP, "run_cap", "early_terminate", "name"]), YAML_VALUES, max_size=2),
     PARAMETERS,
     st.sampled_from(["grid", "random", "bayes"]),
 )

@@ -15,7 +15,8 @@ from data.datasets import DataError
 from semi.cli import spellings, switches
 from semi.config import Config, WandbOptions
 from semi.dry_run import dry_run
-from sweeps.definition import SweepError, as_flags, command_of, read_sweep, trial_id, trials
+from sweeps.command import as_flags, command_of
+from sweeps.definition import SweepError, read_sweep, size, trial_id, trials
 from sweeps.runner import check
 from tests.wandb_server import WandbServer
 from tracking.row import FEW_CLASSES, is_among_few
@@ -52,10 +53,10 @@ def test_the_files_that_are_promised_are_there() -> None:
 @EVERY_FILE
 def test_every_parameter_is_a_flag_and_every_metric_a_key_of_the_row(file: Path) -> None:
     sweep = read_sweep(file)
-    assert set(sweep.parameters) <= FLAGS
-    assert is_among_few(sweep.metric["name"], FEW_CLASSES), "else W&B does not get it"
-    assert sweep.metric["goal"] in ("maximize", "minimize")
-    assert sweep.parameters["resume"] == {"value": "auto"}, "a requeued trial goes on where it was"
+    assert {parameter.name for parameter in sweep.parameters} <= FLAGS
+    assert sweep.metric is not None
+    assert is_among_few(sweep.metric.name, FEW_CLASSES), "else W&B does not get it"
+    assert sweep.constant("resume") == "auto", "a requeued trial goes on where it was"
 
 
 @EVERY_FILE
@@ -67,7 +68,7 @@ def test_every_file_opens_with_its_question_the_number_of_runs_and_the_command(f
     sweep = read_sweep(file)
     said = re.search(r"(\d+) runs", opening)
     assert said
-    assert int(said.group(1)) == len(list(trials(sweep)))
+    assert int(said.group(1)) == len(list(trials(sweep))) == size(sweep)
 
 
 @EVERY_FILE
@@ -76,7 +77,7 @@ def test_every_cell_can_run(file: Path, monkeypatch: pytest.MonkeyPatch) -> None
     loaded: dict[tuple[str, str], Dataset | DataError] = {}
     sweep = read_sweep(file)
     for trial in trials(sweep):
-        words = command_of(sweep, trial, "python")
+        words = command_of(sweep.command, sweep.program, trial, "python")
         outcome = dry_run(words[words.index(sweep.program) :], loaded)
         assert outcome.problem == "", trial
 
@@ -110,12 +111,40 @@ def test_check_refuses_a_metric_that_wandb_does_not_get(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metric": None}, "the key metric is missing"),
-        ({"method": "greedy"}, "use one of grid, random, bayes"),
+        ({"method": None}, "the key method is missing"),
+        ({"method": "greedy"}, "method greedy: use one of grid, random, bayes"),
+        ({"method": "bayes", "metric": None}, "the key metric is missing: bayes needs it"),
+        ({"metrics": []}, "metrics: not done without a server"),
+        ({"paramters": {}}, "unknown key paramters; did you mean parameters?"),
+        ({"program": None}, "the key program is missing: the command has ${program}"),
+        (
+            {"metric": {"name": "test/bacc", "goal": "best"}},
+            "metric.goal best: use one of minimize, maximize",
+        ),
+        ({"run_cap": 0}, "run_cap 0: use a whole number of at least 1"),
         ({"command": "python train.py"}, "command: use a list"),
         ({"command": ["--x=${args}"]}, "a macro must be a whole item"),
-        ({"parameters": {"seed": {"min": 0, "max": 3}}}, "a grid needs values"),
-        ({"parameters": {"seed": 3}}, "use values"),
+        ({"command": ["${argz}"]}, "${argz}: a macro must be a whole item, one of ${env}"),
+        ({"parameters": {"lr": {"min": 0.0, "max": 3}}}, "parameters.lr: uniform: a grid needs values"),
+        ({"parameters": {"seed": 3}}, "parameters.seed: use values"),
+        ({"parameters": {"seed": {"values": "abc"}}}, "parameters.seed: values abc: use a list"),
+        (
+            {"parameters": {"seed": {"values": [1], "valeus": 2}}},
+            "parameters.seed: valeus is no key of categorical",
+        ),
+        ({"parameters": {"lr": {"min": 2, "max": 1}}}, "parameters.lr: min 2 is not below max 1"),
+        (
+            {"parameters": {"lr": {"min": "1e-3", "max": 1}}},
+            "min 1e-3: use a number, such as 0.001 (YAML reads",
+        ),
+        (
+            {"parameters": {"x": {"parameters": {"y": {"values": []}}}}},
+            "parameters.x.y: values []: use a list",
+        ),
+        (
+            {"early_terminate": {"type": "hyperband"}},
+            "early_terminate: hyperband needs min_iter, or max_iter with s",
+        ),
     ],
 )
 def test_a_file_that_an_agent_would_trip_over_is_refused_in_one_line(
@@ -124,6 +153,18 @@ def test_a_file_that_an_agent_would_trip_over_is_refused_in_one_line(
     with pytest.raises(SweepError, match=re.escape(message)) as refused:
         read_sweep(write(tmp_path, **changes))
     assert "\n" not in str(refused.value)
+
+
+def test_metric_and_command_have_wandbs_defaults(tmp_path: Path) -> None:
+    sweep = read_sweep(write(tmp_path, metric=None, command=None))
+    assert sweep.metric is None
+    (trial, _) = trials(sweep)
+    assert command_of(sweep.command, sweep.program, trial, "py") == [
+        "/usr/bin/env", "py", "train_with_wandb.py", "--darp=True", "--seed=0",
+    ]  # fmt: skip
+    named = read_sweep(write(tmp_path, metric={"name": "loss/total"}))
+    assert named.metric is not None
+    assert named.metric.goal == "minimize"
 
 
 def test_random_draws_repeat_and_stay_in_range(tmp_path: Path) -> None:
@@ -138,6 +179,33 @@ def test_random_draws_repeat_and_stay_in_range(tmp_path: Path) -> None:
     assert {trial["seed"] for trial in first} == {0, 1, 2, 3}
     with pytest.raises(SweepError, match="give run_cap in the file or --count"):
         list(trials(sweep))
+
+
+def test_a_value_of_probability_zero_is_never_drawn_and_the_others_as_often_as_they_say(
+    tmp_path: Path,
+) -> None:
+    parameters = {"arch": {"values": ["a", "b", "c"], "probabilities": [0.75, 0.0, 0.25]}}
+    drawn = [
+        t["arch"] for t in trials(read_sweep(write(tmp_path, method="random", parameters=parameters)), 2000)
+    ]
+    assert drawn.count("b") == 0
+    assert drawn.count("a") / 2000 == pytest.approx(0.75, abs=0.04)
+
+
+def test_whole_bounds_are_whole_draws_unless_the_file_says_uniform(tmp_path: Path) -> None:
+    bounds = {"min": 0, "max": 1}
+    parameters = {"whole": bounds, "real": {"distribution": "uniform", **bounds}}
+    drawn = list(trials(read_sweep(write(tmp_path, method="random", parameters=parameters)), 100))
+    assert {trial["whole"] for trial in drawn} == {0, 1}
+    assert len({trial["real"] for trial in drawn}) == 100
+
+
+def test_values_that_repeat_are_one_cell_and_no_two_cells_share_a_run(tmp_path: Path) -> None:
+    sweep = read_sweep(write(tmp_path, parameters={"seed": {"values": [0, 1, 0, 1.0, True]}}))
+    ids = [trial_id(sweep, trial) for trial in trials(sweep)]
+    assert [trial["seed"] for trial in trials(sweep)] == [0, 1.0, True]
+    assert len(set(ids)) == 3
+    assert trial_id(sweep, {"seed": 0}, 1) not in ids, "a draw that comes again is another run"
 
 
 def test_a_trial_keeps_its_id_as_long_as_its_parameters(tmp_path: Path) -> None:
@@ -163,17 +231,34 @@ def test_one_trial_of_two_sweeps_is_two_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_words_of_a_trial_are_those_that_the_real_agent_passes(tmp_path: Path) -> None:
+def test_the_words_of_a_trial_are_those_that_the_real_agent_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "show.py").write_text(
         "import json, sys, wandb\nopen('words.json', 'w').write(json.dumps(sys.argv[1:]))\nwandb.init().finish()\n"
     )
     parameters = {"darp": True, "align": False, "lambda_u": None, "lr": 0.002, "seed": 3, "out": "a folder"}
-    macros = ["${args}", "then", "${args_no_boolean_flags}", "then", "${args_no_hyphens}"]
+    macros = [
+        "${args}",
+        "then",
+        "${args_no_boolean_flags}",
+        "then",
+        "${args_no_hyphens}",
+        "${args_no_equals}",
+    ]
+    macros += [
+        "${args_append_hydra}",
+        "${args_override_hydra}",
+        "${args_json}",
+        "user-${envvar:LOGNAME}-${envvar:NO_X}",
+    ]
+    monkeypatch.setenv("LOGNAME", "me")
     sweep = read_sweep(
         write(
             tmp_path,
             program="show.py",
-            parameters={name: {"value": value} for name, value in parameters.items()},
+            parameters={name: {"value": value} for name, value in parameters.items()}
+            | {"net": {"parameters": {"width": {"value": 8}, "act": {"value": "relu"}}}},
             command=["${env}", "${interpreter}", "${program}", *macros],
         )
     )
@@ -191,9 +276,9 @@ def test_the_words_of_a_trial_are_those_that_the_real_agent_passes(tmp_path: Pat
         )  # fmt: skip
     passed = json.loads((tmp_path / "words.json").read_text())
     (trial,) = trials(sweep)
-    ours = command_of(sweep, trial, sys.executable)[3:]
-    assert "--darp=True" in ours
-    assert sorted(passed) == sorted(ours)
+    ours = command_of(sweep.command, sweep.program, trial, sys.executable)[3:]
+    assert {"--darp=True", "--net={'act': 'relu', 'width': 8}", "user-me-NO_X"} <= set(ours)
+    assert passed == ours
 
 
 def test_both_forms_of_a_boolean_are_flags() -> None:

@@ -21,13 +21,19 @@ def _quantized(value: float, parameter: Mapping[str, Any]) -> float:
 
 
 def _grid_values(parameter: Mapping[str, Any]) -> list[Any]:
-    if "values" in parameter:
-        return list(parameter["values"])
+    if "values" in parameter:  # each once: 3 and 3.0 are one, 1 and true are not
+        return list(
+            {
+                (type(v) is bool, repr(v) if isinstance(v, (list, dict)) else v): v
+                for v in parameter["values"]
+            }.values()
+        )
     if "value" in parameter:
         return [parameter["value"]]
     if parameter.get("distribution") in ("int_uniform", "q_uniform"):
         step = parameter.get("q", 1)
-        count = math.floor((parameter["max"] - parameter["min"]) / step) + 1
+        last = parameter["distribution"] == "int_uniform"  # q_uniform leaves max out
+        count = math.ceil((parameter["max"] - parameter["min"]) / step) + last
         return [parameter["min"] + step * k for k in range(count)]
     raise ValueError(f"grid search needs values, value or int_uniform; got {dict(parameter)}")
 
@@ -62,9 +68,9 @@ def _draw(parameter: Mapping[str, Any], rng: random.Random) -> Any:
 def _flat(
     parameters: Mapping[str, Any], prefix: tuple[str, ...] = ()
 ) -> dict[tuple[str, ...], Mapping[str, Any]]:
-    """Parameters by path: a nested `parameters` mapping becomes a longer path."""
+    """Parameters by path, in the order of their names: a nested `parameters` mapping becomes a longer path."""
     found: dict[tuple[str, ...], Mapping[str, Any]] = {}
-    for name, parameter in parameters.items():
+    for name, parameter in sorted(parameters.items()):
         if "parameters" in parameter:
             found |= _flat(parameter["parameters"], (*prefix, name))
         else:
