@@ -20,6 +20,7 @@ def wandb_tracker(folder: Path, consumed: str, options: WandbOptions) -> Sequenc
     from tracking.online.tracker import WandbTracker
 
     named = {name.removeprefix("wandb_"): value for name, value in asdict(options).items()}
+    named["summary"] = options.summaries
     named["tags"] = [tag for tag in options.wandb_tags.split(",") if tag]
     try:
         return [WandbTracker(folder, consumed=consumed, **named)]

@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,6 +15,7 @@ import yaml
 
 from semi.config import ConfigError, shown
 
+PRESETS = Path(__file__).parents[1] / "configs"
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 
@@ -166,6 +167,31 @@ def read_preset(path: str, option_classes: Sequence[type]) -> dict[str, Any]:
     return preset
 
 
+def _preset_of_regime(
+    given: Mapping[str, Any], preset: Mapping[str, Any], option_classes: Sequence[type]
+) -> Path | None:
+    """The file that `--regime` stands for, with the data set that is given; None where there is no `--regime`."""
+    fields = {spec.name: spec for options in option_classes for spec in dataclasses.fields(options)}
+    if "regime" not in fields:
+        return None
+    regime, dataset = (given.get(k, preset.get(k, fields[k].default)) for k in ("regime", "dataset"))
+    if regime == fields["regime"].default:
+        return None
+    if "regime" in given and "config" in given:
+        raise ConfigError(f"--regime {shown(regime)}: --config names a preset already; use one of them")
+    if regime not in fields["regime"].metadata["choices"]:
+        return None  # it is refused with the other choices
+    known = {
+        path.name.partition("_regime_")[0]: path for path in sorted(PRESETS.glob(f"*_regime_{regime}.yaml"))
+    }
+    if str(dataset) not in known:
+        raise ConfigError(
+            f"--regime {regime}: there is no preset of it for --dataset {shown(dataset)}; use {', '.join(known)}, "
+            "or --config"
+        )
+    return known[str(dataset)]
+
+
 def own_words(argv: Sequence[str], description: str, *option_classes: type) -> tuple[list[str], list[str]]:
     """The words of a command line that belong to `option_classes`, as `--flag=value`, and the others in their order."""
     given, others = build_parser(description, *option_classes).parse_known_args(argv)
@@ -195,6 +221,8 @@ def parse(argv: Sequence[str] | None, description: str, *option_classes: type[An
         raise ConfigError(f"unexpected argument {shown(argument)}: values follow a flag such as --dataset")
     values = read_preset(given["config"], option_classes) if "config" in given else {}
     values = _resolved(values, option_classes)
+    if path := _preset_of_regime(given, values, option_classes):
+        values = _resolved(read_preset(str(path), option_classes), option_classes) | values
     values |= _resolved({k: v for k, v in given.items() if k not in ("config", "_wandb")}, option_classes)
     fields = {spec.name for options in option_classes for spec in dataclasses.fields(options)}
     for name, value in list(values.items()):  # --est SOURCE is --est --est_from SOURCE

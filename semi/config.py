@@ -18,8 +18,12 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal
 
+from tracking.row import is_known
+
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 WANDB_PER_CLASS = ("few", "all")
+WANDB_SUMMARIES = ("min", "max", "mean", "last", "first", "none")  # what `define_metric(summary=...)` takes
+REGIMES = ("none", "few", "many")  # each but none has a preset configs/<dataset>_regime_<regime>.yaml
 AUGMENTATIONS = ("auto", "published", "fixmatch")
 PUBLISHED_ON = ("cifar10", "cifar100", "stl10")  # the paper's data sets: --augment auto is published there
 LOADERS = ("device", "published")
@@ -212,6 +216,12 @@ class DataConfig:
 class Config(DataConfig):
     """A training run."""
 
+    regime: str = data_flag(
+        "none",
+        "Few labels or many: short for --config configs/<dataset>_regime_<regime>.yaml. A sweep over it is readable.",
+        choices=REGIMES,
+        kind="incidental",
+    )
     semi_method: str = method_flag("mix", "Semi-supervised method.", choices=METHOD_NAMES)
     tau: float = method_flag(0.95, "FixMatch: smallest refined confidence at which a pseudo-label counts.")
     lambda_u: float | None = method_flag(
@@ -473,6 +483,15 @@ class WandbOptions:
     wandb_tags: str = wandb_flag(
         "", "Tags, separated by commas, in addition to data set, method and refinement."
     )
+    wandb_notes: str = wandb_flag("", "Notes on the run, as WANDB_NOTES.")
+    wandb_summary: str = wandb_flag(
+        "",
+        "What W&B keeps of a key in a run's summary, in place of the last value, such as test/bacc=max,loss/total=min: "
+        f"one of {', '.join(WANDB_SUMMARIES)}. A sweep cannot use such a key as its metric.",
+    )
+    wandb_code: bool = wandb_flag(
+        False, "Save this project's code as an artifact of the run, with changes that are not committed."
+    )
     wandb_machine_info: bool = wandb_flag(
         True, "false: keep host name, paths, hardware, git data and console output on this machine."
     )
@@ -501,6 +520,22 @@ class WandbOptions:
 
     def __post_init__(self) -> None:
         require_sound(self)
+        _ = self.summaries
+
+    @property
+    def summaries(self) -> dict[str, str]:
+        """Key of a row -> what its summary is, of `wandb_summary`."""
+        pairs = [part.partition("=") for part in self.wandb_summary.split(",") if part]
+        for key, _, kind in pairs:
+            if not is_known(key) or key == "epoch":
+                raise ConfigError(
+                    f"--wandb_summary {shown(key)}: no metric of a run; python3 train.py --dry-run lists them"
+                )
+            if kind not in WANDB_SUMMARIES:
+                raise ConfigError(
+                    f"--wandb_summary {key}={shown(kind)}: use one of {', '.join(WANDB_SUMMARIES)}"
+                )
+        return {key: kind for key, _, kind in pairs}
 
 
 def _resolve_augment(config: DataConfig) -> None:

@@ -1,8 +1,15 @@
+import dataclasses
+import re
+from pathlib import Path
+
 import pytest
 import yaml
 
 from semi.cli import build_parser, parse, spellings
-from semi.config import Config, ConfigError
+from semi.config import Config, ConfigError, WandbOptions
+from semi.run_folder import default_run_name
+
+ROOT = Path(__file__).parents[2]
 
 NOTES = (
     "--gpu 3 --darp --alpha 2 --warm 5 --semi_method fix --dataset cifar10 --ratio 500 --num_max 10 "
@@ -143,3 +150,56 @@ def test_help_names_every_field_with_its_default():
 def test_a_configuration_survives_yaml():
     c = config(NOTES)
     assert Config(**yaml.safe_load(yaml.safe_dump(vars(c)))) == c
+
+
+@pytest.mark.parametrize("regime", ["few", "many"])
+@pytest.mark.parametrize("dataset", ["digits", "fashion_mnist", "cifar10"])
+def test_a_regime_is_its_preset_by_a_readable_name_from_any_folder(
+    dataset: str, regime: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    preset = config(f"--config {ROOT}/configs/{dataset}_regime_{regime}.yaml --num_iter 7")
+    monkeypatch.chdir(tmp_path)
+    named = config(f"--dataset {dataset} --regime {regime} --num_iter 7")
+    assert named.regime == regime
+    assert dataclasses.replace(named, regime="none") == preset
+    assert default_run_name(named) == default_run_name(preset), "it is the same run"
+    assert config(f"--dataset={dataset} --regime={regime} --num_max 17").num_max == 17, "a flag wins"
+
+
+def test_a_preset_may_name_the_regime_that_it_changes(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("dataset: digits\nregime: few\nepochs: 3\n")
+    mine, few = config(f"--config {tmp_path}/mine.yaml"), config("--dataset digits --regime few")
+    assert mine == dataclasses.replace(few, epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--regime fewer", "--regime fewer: use one of none, few, many"),
+        ("--regime few --dataset stl10", "--dataset stl10; use cifar10, digits, fashion_mnist, or --config"),
+        (
+            f"--regime few --config {ROOT}/configs/digits_regime_few.yaml",
+            "--config names a preset already",
+        ),
+    ],
+)
+def test_a_regime_that_says_nothing_or_too_much_is_refused(flags: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        config(flags)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("test/f1=max", "--wandb_summary test/f1: no metric of a run"),
+        ("epoch=max", "--wandb_summary epoch: no metric of a run"),
+        ("test/bacc=best", "--wandb_summary test/bacc=best: use one of min, max, mean, last, first, none"),
+    ],
+)
+def test_a_summary_that_wandb_cannot_keep_is_refused(given: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        WandbOptions(wandb_summary=given)
+    assert WandbOptions(wandb_summary="test/bacc=max,loss/total=min").summaries == {
+        "test/bacc": "max",
+        "loss/total": "min",
+    }

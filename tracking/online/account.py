@@ -14,7 +14,12 @@ from wandb.sdk import wandb_setup
 
 Mode = Literal["online", "shared", "offline", "disabled"]
 OLD_MODES = {"dryrun": "offline", "run": "online"}  # names that W&B still takes
-VARIABLES = {"run_name": "WANDB_NAME", "run_tags": "WANDB_TAGS", "run_job_type": "WANDB_JOB_TYPE"}
+VARIABLES = {
+    "run_name": "WANDB_NAME",
+    "run_notes": "WANDB_NOTES",
+    "run_tags": "WANDB_TAGS",
+    "run_job_type": "WANDB_JOB_TYPE",
+}
 NAME_LIMIT = 128  # characters in a run's name, by the service's own rule; the SDK does not check it
 INIT_TIMEOUT_S = 15
 FINISH_TIMEOUT_S = 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,26 @@ import wandb
 from tracking.local import CONFIG_FILE, METRICS_FILE, read_rows
 from tracking.online.account import Refused, first_line
 
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("benchmarks", "configs", "darp", "data", "models", "semi", "sweeps", "tracking")
+SOURCES = (".css", ".js", ".json", ".py", ".sh", ".toml", ".txt", ".yaml")
 RUN_FILES = (CONFIG_FILE, METRICS_FILE)
+
+
+def log_code(run: wandb.Run) -> None:
+    """Save the project's own files as an artifact of type code, which W&B shows as the run's code."""
+    with tempfile.TemporaryDirectory() as folder:  # W&B would walk through all below ROOT, .venv and runs too
+        for file in source_files():
+            copy = Path(folder) / file.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
+        run.log_code(folder, include_fn=lambda path: True)
+
+
+def source_files() -> list[Path]:
+    """The programs, the packages and the presets as they are now, committed or not; no tests, no documents."""
+    found = [*ROOT.iterdir(), *(file for package in PACKAGES for file in (ROOT / package).rglob("*"))]
+    return sorted(file for file in found if file.suffix in SOURCES and file.is_file())
 
 
 def log_artifacts(run: wandb.Run, folder: Path, name: str) -> None:

@@ -21,13 +21,14 @@ class RunRecord:
     """What a later process needs to go on with the same W&B run.
 
     Attributes:
-        id, project, entity, name, group, job_type, tags: as in `wandb.init`; an empty entity is the account's own.
+        id, project, entity, name, group, job_type, tags, notes: as in `wandb.init`. An empty entity: the account's.
         program: file name of the script that trained.
         sweep: id of the sweep at W&B whose trial this is.
         config: fields that the run has at W&B beside those of config.yaml, such as the name of a sweep's file.
         consumed: name of the artifact that the run goes on from.
         charts, artifacts: whether the run was to draw its charts and to upload its checkpoints.
         per_class: which keys of a row the run gets, few or all.
+        summary: key of a row -> what its summary is, where it is not the last value (`define_metric`).
         exit_code: how the last process of the run ended; None while it trains, and after it was killed.
         preempted: whether that process asked W&B to put the run back in its sweep's queue.
     """
@@ -39,6 +40,7 @@ class RunRecord:
     group: str = ""
     job_type: str = "train"
     tags: list[str] = field(default_factory=list)
+    notes: str = ""
     program: str = ""
     sweep: str = ""
     config: dict[str, Any] = field(default_factory=dict)
@@ -46,6 +48,7 @@ class RunRecord:
     charts: bool = False
     artifacts: bool = False
     per_class: str = "few"
+    summary: dict[str, str] = field(default_factory=dict)
     exit_code: int | None = None
     preempted: bool = False
 

@@ -65,6 +65,7 @@ class RunWriter:
             name=record.name,
             group=record.group or regime_name(config),
             job_type=record.job_type,
+            notes=record.notes or None,
             tags=[*record.tags, *own_tags(config)],
             config={k: v for k, v in config.items() if v is not None and k not in KEPT_HERE} | record.config,
             settings=settings,
@@ -73,6 +74,8 @@ class RunWriter:
         self.run.define_metric("*", step_metric="epoch")
         for key in self._constant():
             self.run.define_metric(key, step_metric="epoch", hidden=True)
+        for key, kind in record.summary.items():
+            self.run.define_metric(key, step_metric="epoch", summary=kind)
         if record.charts and self.online:
             show_charts(self.run)
 
@@ -115,7 +118,8 @@ class RunWriter:
 
     def send_summary(self, row: Row) -> None:
         """The values of the last epoch, where other rows were sent after it."""
-        self.run.summary.update(self._sent(row))
+        last = {key: value for key, value in self._sent(row).items() if key not in self.record.summary}
+        self.run.summary.update(last)
 
     def _constant(self) -> list[str]:
         """Keys of shares that stay what they are. By name: W&B's core does not hand a pattern's `hidden` on."""

@@ -39,7 +39,7 @@ from tracking.online.account import (
     sdk_settings,
     told,
 )
-from tracking.online.artifacts import require_artifact_names
+from tracking.online.artifacts import log_code, require_artifact_names
 from tracking.online.delivered import delivered, told_to_stop
 from tracking.online.run_record import RunRecord, read_record
 from tracking.online.run_writer import ONLINE, RunWriter
@@ -65,6 +65,9 @@ class WandbTracker:
         project, entity: empty for what W&B's settings files say, else "darp" (project) or the account's own (entity).
         group: empty for the regime: data set, ratio, num_max and imbalance.
         tags: beside the run's own (data set, method, refinement).
+        notes: of the run.
+        summary: key of a row -> min, max, mean, last, first or none: what W&B keeps of it in the run's summary.
+        code: True saves this project's code as an artifact.
         machine_info: False keeps host name, hardware, paths, git remote and console output on this machine.
         artifacts: True uploads checkpoints and pseudo-labels when the run ended as planned.
         per_class: few or all keys of a row (`tracking.row.FEW`).
@@ -84,6 +87,9 @@ class WandbTracker:
         entity: str = "",
         group: str = "",
         tags: Sequence[str] = (),
+        notes: str = "",
+        summary: Mapping[str, str] | None = None,
+        code: bool = False,
         machine_info: bool = True,
         artifacts: bool = False,
         charts: bool = False,
@@ -102,17 +108,20 @@ class WandbTracker:
             group=said("run_group", group) or "",
             job_type=said("run_job_type", "", "train") or "",
             tags=[*(told().run_tags or ()), *tags],
+            notes=said("run_notes", notes) or "",
             program=Path(sys.argv[0]).name,
             sweep=os.environ.get("WANDB_SWEEP_ID", ""),
             consumed=consumed,
             charts=charts,
             artifacts=artifacts,
             per_class=per_class,
+            summary=dict(summary or {}),
         )
         _require_names(self.record)
         self._writer: RunWriter | None = None
         self._broken = False
         self.table_every = table_every
+        self.code = code
         self._stopped = threading.Event()
         self._table = threading.Thread()  # sends the long table while the run goes on
 
@@ -133,6 +142,8 @@ class WandbTracker:
             self.record.config = {key: v for key, v in dict(writer.run.config).items() if key not in config}
             self.record.entity = writer.run.entity or self.record.entity
             self._keep_record()
+        if self.code and (reason := within(finish_timeout_s(), lambda: log_code(writer.run))):
+            say(f"W&B did not take the code ({reason})")
         if writer.online:
             try:
                 self._catch_up(writer, first_epoch)
@@ -165,7 +176,7 @@ class WandbTracker:
     def _open_as(self, mode: Mode, config: Mapping[str, Any]) -> RunWriter:
         directory = Path(os.environ.get("WANDB_DIR") or self.folder)
         settings = sdk_settings(self.machine_info)
-        settings.stop_fn = self._stop
+        settings.stop_fn = lambda: self._stop()  # no method: the SDK copies settings deeply
         return RunWriter(self.folder, config, self.record, mode=mode, directory=directory, settings=settings)
 
     def _catch_up(self, writer: RunWriter, first_epoch: int) -> None:
