@@ -5,7 +5,7 @@
 A step asks for 64 labeled images (one weak view) and 64 unlabeled ones (a weak and two strong views), as FixMatch
 does. Both pipelines make the published views (`--augment published`). `--loader device` makes them where the images
 are: on a CPU by a compiled pass, in a thread one batch ahead. Beside it stand the same without the thread, and the
-whole-batch operations that a GPU runs (the compiled pass's slow twin, here on the CPU). `--loader published` makes
+whole-batch operations that are the compiled pass's slow twin. `--loader published` makes
 views one image at a time in the worker processes of two DataLoaders, and makes an iterator anew whenever it is
 exhausted. Labels that fill one batch or less are exhausted at every step, and each time the worker processes are
 started again.

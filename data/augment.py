@@ -143,6 +143,12 @@ def normalize(images: Tensor, mean: Sequence[float] | Tensor, std: Sequence[floa
     return images.float().mul_(1 / (255 * std)).sub_(mean / std)
 
 
+def normalized_values(mean: Tensor, std: Tensor) -> Tensor:
+    """What `normalize` makes of each value of each channel, float32 [3, 256]."""
+    ramp = torch.arange(256, dtype=torch.uint8, device=mean.device).view(1, 1, 16, 16)
+    return normalize(ramp.expand(1, 3, 16, 16), mean, std).view(3, 256)
+
+
 def rotate90(images: Tensor, k: Tensor) -> Tensor:
     """Turn image b by k[b] quarter turns counter-clockwise, as `torch.rot90` does (ReMixMatch's rotation
     task).

@@ -11,6 +11,7 @@ Importing this module imports Numba and loads the machine code from a cache on d
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,10 +21,19 @@ import torch
 from numba.core import event
 from torch import Tensor
 
-from data.augment import CUTOUT, CUTOUT_GREY, Move, normalize
+from data.augment import CUTOUT, CUTOUT_GREY, Move, resize
 from data.randaugment import (
+    AFFINE,
+    AUTOCONTRAST,
     CODE,
+    COLOR,
+    CONTRAST,
+    EQUALIZE,
+    KINDS,
+    SHARPNESS,
+    SQUARE,
     SQUARE_COLOUR,
+    TONE,
     Operations,
     affine_table,
     blend_table,
@@ -32,25 +42,6 @@ from data.randaugment import (
 )
 
 COMPILING = "data: compiling the views, once (about 10 s); from then on they come from a cache on disk"
-
-# What an operation is to the compiled code.
-AFFINE, TONE, BRIGHTNESS, COLOR, CONTRAST, SHARPNESS, AUTOCONTRAST, EQUALIZE, SQUARE = range(9)
-KINDS = {
-    "Rotate": AFFINE,
-    "ShearX": AFFINE,
-    "ShearY": AFFINE,
-    "TranslateX": AFFINE,
-    "TranslateY": AFFINE,
-    "TranslateXabs": AFFINE,
-    "TranslateYabs": AFFINE,
-    "Brightness": BRIGHTNESS,
-    "Color": COLOR,
-    "Contrast": CONTRAST,
-    "Sharpness": SHARPNESS,
-    "AutoContrast": AUTOCONTRAST,
-    "Equalize": EQUALIZE,
-    "CutoutAbs": SQUARE,
-}  # all others are a table of 256 entries that does not depend on the image
 
 F = np.float32  # a bare constant is float64 to Numba
 ZERO, HALF, WHITE = F(0), F(0.5), F(255)
@@ -77,71 +68,69 @@ class _Listener(event.Listener):
 event.register("numba:compile", _Listener())
 
 
-def rand_augmented(images: Tensor, index: Tensor, drawn: Operations, *, magnitude: int, which: str) -> Tensor:
-    """`rand_augment` of images[index] with the operations that were drawn.
+def rand_augmented(
+    sources: Sequence[tuple[Tensor, Tensor]], drawn: Operations, *, magnitude: int, which: str, size: int
+) -> Tensor:
+    """`rand_augment` of images[index] of each source, one after the other, with the operations that were drawn.
 
-    images: uint8 [n, 3, H, W]; index: int64 [B]. Returns uint8 [B, 3, H, W].
+    sources: pairs of images, uint8 [n, 3, H, W], and index, int64 [b]. Returns uint8 [B, 3, size, size].
     """
-    _, channels, height, width = images.shape
-    out = torch.empty(len(index), channels, height, width, dtype=torch.uint8)
-    centres = np.zeros((len(drawn.codes), 0, 2), F) if drawn.centres is None else _array(drawn.centres)
-    _augment_all(
-        images.numpy(),
-        index.numpy(),
-        _array(drawn.codes),
-        _array(drawn.negative),
-        centres,
-        *_tables(which, magnitude, height, width),
-        out.numpy(),
-    )
-    return out
+    _, channels, height, width = sources[0][0].shape
+    sizes = [len(index) for _, index in sources]
+    out = torch.empty(sum(sizes), channels, height, width, dtype=torch.uint8)
+    for (images, index), part, target in zip(sources, drawn.split(sizes), out.split(sizes), strict=True):
+        centres = np.zeros((len(part.codes), 0, 2), F) if part.centres is None else _array(part.centres)
+        _augment_all(
+            images.numpy(),
+            index.numpy(),
+            _array(part.codes),
+            _array(part.negative),
+            centres,
+            *_tables(which, magnitude, height, width),
+            target.numpy(),
+        )
+    return out if height == size else resize(out, size)
 
 
 def moved_views(
-    images: Tensor,
-    index: Tensor,
+    sources: Sequence[tuple[Tensor, Tensor | None]],
     move: Move,
     centre: Tensor | None,
     *,
-    mean: Tensor,
-    std: Tensor,
+    normal: Tensor,
     augment: str,
 ) -> Tensor:
-    """Moved, mirrored, cut out where there is a `centre`, normalised: float32 [B, 3, H, W] of images[index].
+    """Moved, mirrored, cut out where there is a `centre`, normalised: float32 [B, 3, H, W] of the sources' images.
 
-    images: uint8 [n, 3, H, W]; index: int64 [B]; centre: float32 [2, B, 1], see `data.augment.draw_centre`.
+    sources: pairs of images, uint8 [n, 3, H, W], and index, int64 [b], or None for all of them; centre: float32
+    [2, B, 1], see `data.augment.draw_centre`; normal: float32 [3, 256], what each value becomes.
     """
-    batch = len(index)
-    table = _normalised(tuple(mean.tolist()), tuple(std.tolist()))
+    sizes = [len(images) if index is None else len(index) for images, index in sources]
+    out = torch.empty(sum(sizes), *sources[0][0].shape[1:])
+    table = normal.numpy()
     # The mean colour, which is zero after normalising, or grey.
     fill = np.zeros(3, F) if augment == "published" else np.ascontiguousarray(table[:, CUTOUT_GREY])
-    mirrored = np.zeros(0, np.bool_) if move.mirrored is None else move.mirrored.view(batch).numpy()
-    corner = np.zeros((2, 0), F) if centre is None else _array(centre.view(2, batch))
-    out = torch.empty(batch, *images.shape[1:])
-    _finish_all(
-        images.numpy(),
-        index.numpy(),
-        _array(move.shift.view(2, batch)),
-        mirrored,
-        augment != "published",
-        corner,
-        fill,
-        table,
-        out.numpy(),
-    )
+    centres = [None] * len(sizes) if centre is None else centre.split(sizes, 1)
+    for (images, index), size, part, middle, target in zip(
+        sources, sizes, move.split(sizes), centres, out.split(sizes), strict=True
+    ):
+        _finish_all(
+            images.numpy(),
+            np.arange(size) if index is None else index.numpy(),
+            _array(part.shift.view(2, size)),
+            np.zeros(0, np.bool_) if part.mirrored is None else part.mirrored.view(size).numpy(),
+            augment != "published",
+            np.zeros((2, 0), F) if middle is None else _array(middle.view(2, size)),
+            fill,
+            table,
+            target.numpy(),
+        )
     return out
 
 
 def _array(part: Tensor) -> np.ndarray:
     """As Numba wants it: a slice of a larger tensor would be another type, and compiled a second time."""
     return np.ascontiguousarray(part.numpy())
-
-
-@lru_cache(maxsize=8)
-def _normalised(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
-    """What each value of each channel becomes, float32 [3, 256], from the very function that it stands for."""
-    ramp = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
-    return normalize(ramp, mean, std).view(3, 256).numpy()
 
 
 @lru_cache(maxsize=8)

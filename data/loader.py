@@ -3,9 +3,10 @@
 The images stay there as uint8, and so do the random generator and the permutations: a step copies nothing
 from the host and waits for nothing. Its cost does not depend on how many labeled images there are.
 
-On a GPU a batch is a few hundred launches of whole-batch operations (`data.augment`). On a CPU it is one compiled pass
-over its images (`data.compiled`), and a thread makes the next batch while the network learns from this one. The batches
-are the same either way.
+Views are made by passes that give each image the operations that it drew and no others: Triton kernels on a GPU
+(`data.kernels`), machine code on a CPU (`data.compiled`), where a thread makes the next batch while the network learns
+from this one. Their slow twin is operations on whole batches (`data.augment`), some hundreds of launches on a GPU. The
+batches are the same either way.
 """
 
 from __future__ import annotations
@@ -14,16 +15,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from data.archives import DataError
-from data.augment import draw_centre, draw_move, resize, strong_view, weak_view
+from data.augment import draw_centre, draw_move, normalized_values, strong_view, weak_view
 from data.randaugment import LISTS, draw_operations, require_in_range
 
 View = Literal["weak", "strong"]
+CHECKED = 256  # images on which a GPU's kernels are held against their twin: each operation some fifty times
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,12 @@ class Loader:
     then made; they are kept on `device` too. The sequence of batches depends on `seed`, these arguments and the kind of
     device, and on nothing else.
 
-    compiled, prefetch: on a CPU, make views by the compiled pass, and in a thread one batch ahead. They change how long
-    a step waits and no pixel. A GPU uses neither.
+    compiled: make views by the passes of `data.kernels` on a GPU and `data.compiled` on a CPU, not by their slow twin.
+    prefetch: on a CPU, in a thread one batch ahead. Both change how long a step waits and no pixel.
+
+    Attributes:
+        notice: one sentence where a GPU cannot have the kernels, empty elsewhere. One batch of views is compared with
+            the twin's, so that no GPU trains on other pixels than a CPU.
 
     Raises ValueError for an empty set, labels that do not match the images, an unknown view or augmentation, a number
     or magnitude of operations out of range, and DataError where the device has not enough memory for the images.
@@ -165,8 +172,15 @@ class Loader:
             "labeled": EndlessOrder(len(images_x), batch_size, self._generator),
             "unlabeled": EndlessOrder(len(images_u), batch_size, self._generator),
         }
+        self._normal = normalized_values(self._mean, self._std)
+        self._make = self._compiled if compiled else self._batched
+        self.notice = ""
         on_cpu = self.device.type == "cpu"
-        self._make = self._compiled if compiled and on_cpu else self._batched
+        if compiled and not on_cpu and (fault := self._fault()):
+            self._make = self._batched
+            self.notice = (
+                f"views on {self.device} take hundreds of launches a batch in place of a dozen: {fault}"
+            )
         self._state = (
             self._state_now()
         )  # after the last batch that was handed out, not the last that was made
@@ -225,36 +239,43 @@ class Loader:
             return views.split([len(index) for _, index in sources])
 
     def _compiled(self, kind: View, sources: Sequence[tuple[Tensor, Tensor]]) -> Sequence[Tensor]:
-        """The same views as `_batched`, of the same draws, by a compiled pass over each image."""
-        from data import (
-            compiled,  # Numba: half a second that a GPU's run, or a mistyped flag, need not wait for
-        )
-
+        """The same views as `_batched`, of the same draws, by a pass that goes over each image once."""
+        passes = self._passes()
         sizes = [len(index) for _, index in sources]
+        parts: Sequence[tuple[Tensor, Tensor | None]] = sources
         if kind == "strong":
-            drawn = draw_operations(
-                sum(sizes), self._generator, num_ops=self.num_ops, which=self.augment
-            ).split(sizes)
-            augmented = [
-                compiled.rand_augmented(*source, part, magnitude=self.magnitude, which=self.augment)
-                for source, part in zip(sources, drawn, strict=True)
-            ]
-            if augmented[0].shape[-1] != self._size:
-                augmented = [resize(images, self._size) for images in augmented]
-            sources = [(images, torch.arange(len(images))) for images in augmented]
-        moves = draw_move(sum(sizes), self._generator, flip=self.flip).split(sizes)
-        centres = draw_centre(sum(sizes), self._generator).split(sizes, 1) if kind == "strong" else ()
-        return [
-            compiled.moved_views(
-                *source,
-                move,
-                centres[i] if centres else None,
-                mean=self._mean,
-                std=self._std,
-                augment=self.augment,
+            drawn = draw_operations(sum(sizes), self._generator, num_ops=self.num_ops, which=self.augment)
+            augmented = passes.rand_augmented(
+                sources, drawn, magnitude=self.magnitude, which=self.augment, size=self._size
             )
-            for i, (source, move) in enumerate(zip(sources, moves, strict=True))
-        ]
+            parts = [(augmented, None)]
+        move = draw_move(sum(sizes), self._generator, flip=self.flip)
+        centre = draw_centre(sum(sizes), self._generator) if kind == "strong" else None
+        views: Tensor = passes.moved_views(parts, move, centre, normal=self._normal, augment=self.augment)
+        return views.split(sizes)
+
+    def _passes(self) -> Any:
+        """The module of this device: importing Triton or Numba takes what no other device need wait for."""
+        return import_module("data.compiled" if self.device.type == "cpu" else "data.kernels")
+
+    def _fault(self) -> str:
+        """Why the kernels cannot be used, from one batch of each kind of view beside the twin's; empty if they can."""
+        before = self._generator.get_state()
+        try:
+            for kind, images in self._images_u.items():
+                sources = [(images, torch.arange(CHECKED, device=self.device) % len(images))]
+                views: list[Tensor] = []
+                for make in (self._compiled, self._batched):
+                    self._generator.set_state(before)
+                    views += make(kind, sources)
+                if not torch.equal(*views):
+                    return f"the {kind} views of the Triton kernels differ from those of PyTorch"
+        except Exception as error:  # a compiler, a driver, a missing package: none of them need end a run
+            reason = str(error).strip().splitlines() or [""]
+            return f"the Triton kernels do not run here ({type(error).__name__}: {reason[0]})"
+        finally:
+            self._generator.set_state(before)
+        return ""
 
     def _stored(self, images: Tensor) -> Tensor:
         try:

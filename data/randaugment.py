@@ -80,6 +80,25 @@ MAX_MAGNITUDE = 30
 SQUARE_COLOUR = (125, 123, 114)  # of CutoutAbs
 CODE = {which: {name: code for code, name in enumerate(LISTS[which])} for which in LISTS}
 
+# What an operation is to the passes that give each image its own operations alone (`data.compiled`, `data.kernels`).
+AFFINE, TONE, BRIGHTNESS, COLOR, CONTRAST, SHARPNESS, AUTOCONTRAST, EQUALIZE, SQUARE = range(9)
+KINDS = {
+    "Rotate": AFFINE,
+    "ShearX": AFFINE,
+    "ShearY": AFFINE,
+    "TranslateX": AFFINE,
+    "TranslateY": AFFINE,
+    "TranslateXabs": AFFINE,
+    "TranslateYabs": AFFINE,
+    "Brightness": BRIGHTNESS,
+    "Color": COLOR,
+    "Contrast": CONTRAST,
+    "Sharpness": SHARPNESS,
+    "AutoContrast": AUTOCONTRAST,
+    "Equalize": EQUALIZE,
+    "CutoutAbs": SQUARE,
+}  # all others are a table of 256 entries that does not depend on the image
+
 
 def value_of(which: str, name: str, magnitude: int) -> float:
     """What magnitude 0..30 means to an operation: bits, degrees, pixels, a threshold or a factor."""
@@ -246,7 +265,10 @@ def _blended(images: Tensor, operations: Tensor, magnitude: int, which: str) -> 
     # Luma of ITU-R 601-2, as Pillow's conversion to greyscale.
     grey = values[:, 0] * 0.299 + values[:, 1] * 0.587 + values[:, 2] * 0.114
     grey = grey.add_(0.5).floor_().unsqueeze(1)  # [B, 1, H, W]
-    mean = grey.mean((2, 3), keepdim=True).add_(0.5).floor_()
+    # Sums of whole numbers are exact, and so is the division: no device rounds it another way.
+    pixels = grey.shape[2] * grey.shape[3]
+    total = grey.sum((2, 3), keepdim=True)
+    mean = total.add_(pixels / 2).div_(pixels, rounding_mode="floor")
     plain = _smoothed(values).mul_(is_smooth).add_(is_grey * grey + is_mean * mean)
     # In this order of operations a pixel that equals its plainer version stays exactly what it is.
     return values.sub_(plain).mul_(factor).add_(plain).clamp_(0, 255).to(torch.uint8)

@@ -188,6 +188,8 @@ def warnings(job: Job) -> list[str]:
             f"--refine {config.refine} changes what is logged, not the training: "
             "--semi_method sup learns from labels alone"
         )
+    if isinstance(job.loader, Loader) and job.loader.notice:
+        found.append(job.loader.notice)
     if config.loader == "published":
         found.append(
             "--loader published: a resumed run does not go on with the batches of an uninterrupted one; "

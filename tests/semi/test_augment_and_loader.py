@@ -121,3 +121,10 @@ def test_a_missing_package_is_refused_with_what_installs_it(monkeypatch):
         ConfigError, match=r"--randaugment package: PyPI's randaugment is not installed; run make"
     ):
         config("--loader published --randaugment package")
+
+
+def test_a_run_whose_gpu_cannot_have_the_kernels_says_so_once():
+    job = build_job(Config(**TINY), torch.device("cpu"))
+    assert isinstance(job.loader, Loader)
+    job.loader.notice = "views on cuda:0 take hundreds of launches"
+    assert warnings(job).count(job.loader.notice) == 1

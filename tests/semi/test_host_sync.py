@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import (
 )
 
 from darp import NoRefiner, PseudoLabelStore, Refiner
-from data import Loader, randaugment
+from data import Loader, kernels, randaugment
 from models import build_model
 from semi.config import Config
 from semi.methods import METHODS
@@ -43,6 +43,7 @@ def fake(monkeypatch):
         randaugment.blend_table,
         randaugment.tone_table,
         randaugment._square_colour,
+        kernels._tables,
     )
     with FakeTensorMode():
         yield
@@ -64,13 +65,14 @@ def network() -> nn.Module:
     return model
 
 
-def parts(method: str, augment: str, **changes) -> SimpleNamespace:
-    config = Config(**TINY | {"semi_method": method, "align": True} | changes)
+def parts(method: str, augment: str, *, compiled: bool = False) -> SimpleNamespace:
+    config = Config(**TINY | {"semi_method": method, "align": True})
     made = METHODS[method].from_config(config, torch.full((K,), N / K, dtype=torch.float64))
     images = torch.zeros(N, 3, 32, 32, dtype=torch.uint8)
     loader = Loader(
         images, torch.zeros(N, dtype=torch.int64), images, views_x=made.views_x, views_u=made.views_u, batch_size=B,
         mean=(0.5,) * 3, std=(0.2,) * 3, flip=True, augment=augment, device="cuda", seed=0,
+        compiled=compiled,
     )  # fmt: skip
     model = network().train()
     store = PseudoLabelStore(N, K, "cuda")
@@ -93,6 +95,37 @@ def test_a_step_neither_reads_a_value_nor_mixes_devices(fake, method, augment):
     on = parts(method, augment)
     for _ in range(2):  # the second has what the first one left behind
         assert step(on, NoRefiner()).device.type == "cuda"
+
+
+@pytest.mark.parametrize("augment", ["fixmatch", "published"])
+def test_a_step_whose_views_come_from_the_kernels_neither_reads_a_value_nor_mixes_devices(
+    fake, augment, monkeypatch
+):
+    """No kernel runs here: what each is handed lies on the GPU, and its numbers are the host's own."""
+    launched = []
+
+    def launch(kernel, programs, pixels, *arguments, **constants):
+        launched.append(kernel)
+        for argument in arguments:
+            assert argument is None or isinstance(argument, int | float) or argument.device.type == "cuda"
+
+    monkeypatch.setattr(kernels, "launch", launch)
+    monkeypatch.setattr(Loader, "_fault", lambda loader: "")  # it reads values, once, before the first step
+    on = parts("fix", augment, compiled=True)
+    for _ in range(2):
+        assert step(on, NoRefiner()).device.type == "cuda"
+    weak, strong = [kernels._finish] * 2, [kernels._augment] * 2 + [kernels._finish]
+    assert launched == 2 * (weak + strong)
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+def test_a_gpu_on_which_the_kernels_do_not_run_gets_the_views_of_their_twin_and_one_sentence(fake):
+    loader = parts("fix", "published", compiled=True).loader
+    assert loader.notice.startswith(
+        "views on cuda take hundreds of launches a batch in place of a dozen: the Triton"
+    )
+    assert "\n" not in loader.notice
+    assert loader.next().views_u[1].shape == (B, 3, 32, 32)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
