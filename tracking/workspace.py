@@ -1,7 +1,8 @@
 """Lay out this project's panels at W&B: python -m tracking.workspace --entity E --project P.
 
 Makes the custom charts of tracking/online/vega known to the entity, and in the project a workspace and a report that
-compares two ratios side by side. A second run updates them. `--print` shows what would be sent and asks no server.
+compares two ratios side by side. With --automations W&B also watches the runs. A second run updates them all. `--print`
+shows what would be sent and asks no server.
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
+
+from tracking.report.findings import cautions, verdict
+from tracking.report.runs import find_runs, group_runs
 
 
 def main() -> int:
@@ -31,6 +36,18 @@ def main() -> int:
         default="",
         help="only runs of this sweep that ran without a server, by its file's name",
     )
+    parser.add_argument(
+        "--runs",
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="run folders whose figures the report opens with; without them it says what to look for",
+    )
+    parser.add_argument(
+        "--automations",
+        action="store_true",
+        help="also tell Slack, from W&B, of pseudo-labels that collapse and of runs that fail or crash",
+    )
     parser.add_argument("--print", action="store_true", help="show what would be sent and stop")
     given = parser.parse_args()
     for name in ("entity", "project"):
@@ -41,15 +58,28 @@ def main() -> int:
     except ValueError:
         parser.error(f"--ratios {given.ratios}: use numbers separated by commas, such as 2,500")
     # here, because importing wandb takes half a second
+    from tracking.online import automations
     from tracking.online.account import first_line, has_account
     from tracking.online.workspace import as_data, register_charts, report, save, workspace
 
+    try:
+        sentences = finding(given.runs)
+    except ValueError as error:
+        parser.error(str(error))
     made = workspace(given.entity, given.project)
     written = report(
-        given.entity, given.project, ratios=ratios, sweep=given.sweep, sweep_file=given.sweep_file
+        given.entity,
+        given.project,
+        ratios=ratios,
+        sweep=given.sweep,
+        sweep_file=given.sweep_file,
+        finding=sentences,
     )
     if given.print:
-        json.dump(as_data(made, written), sys.stdout, indent=1)
+        shown = as_data(made, written)
+        if given.automations:
+            shown["automations"] = automations.as_data(given.project)
+        json.dump(shown, sys.stdout, indent=1)
         print()
         return 0
     if not has_account():
@@ -57,13 +87,33 @@ def main() -> int:
     try:
         problems = register_charts(given.entity)
         save(made, written)
+        print(f"workspace: {made.url}\nreport: {written.url}")
+        if given.automations:
+            for name in automations.save_automations(given.entity, given.project):
+                print(f"automation: {name}")
     except Exception as error:  # the SDK raises many kinds here, not all of them wandb.Error
         print(f"python -m tracking.workspace: {first_line(error)}", file=sys.stderr)
         return 1
     for problem in problems:
         print(problem, file=sys.stderr)
-    print(f"workspace: {made.url}\nreport: {written.url}")
     return 0
+
+
+def finding(folders: Sequence[str]) -> list[str]:
+    """What the runs below `folders` show, one sentence a regime, and what to know before trusting it.
+
+    Raises ValueError, one line, where there is no run.
+    """
+    runs, problems = find_runs(folders)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if folders and not runs:
+        raise ValueError(f"--runs {' '.join(folders)}: no run in it; name a run's folder or one above it")
+    groups = group_runs(runs)
+    sentences = [
+        f"{regime.dataset}, {regime.label}: {verdict(members)[1]}" for regime, members in groups.items()
+    ]
+    return sentences + (cautions(groups) if groups else [])
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 from tests.wandb_server import graphql
 from tests.wandb_server.artifact_changes import ArtifactChanges
 from tests.wandb_server.artifact_views import ArtifactViews
+from tests.wandb_server.automations import Automations
 from tests.wandb_server.records import USER
 from tests.wandb_server.run_changes import RunChanges
 from tests.wandb_server.run_views import Args, RunViews, View, connection, user_view
@@ -26,7 +27,10 @@ class Answering:
         self.arrivals = ArtifactChanges(store, self.artifacts)
         self.sweeps = SweepAnswers(store, self.runs)
         self.saved = SavedViews(store, self.runs)
-        self.runs.of_project += [part.of_project for part in (self.artifacts, self.sweeps, self.saved)]
+        self.automations = Automations(store, self.runs)
+        parts = (self.artifacts, self.sweeps, self.saved, self.automations)
+        self.runs.of_project += [part.of_project for part in parts]
+        self.runs.of_entity.append(self.automations.of_entity)
         self.runs.of_run.append(self.artifacts.of_run)
         self._query = self._query_fields()
         self._mutation = {
@@ -34,6 +38,7 @@ class Answering:
             **self.arrivals.fields(),
             **self.sweeps.fields(),
             **self.saved.fields(),
+            **self.automations.fields(),
             "upsertModel": lambda args: self._upsert_project(args["input"]),
         }
 

@@ -101,12 +101,13 @@ def _wandb_config(run: Run, args: Args) -> str:
 class RunViews:
     """What a run, a project and an entity look like to a query.
 
-    `of_project` and `of_run` are added to by whoever knows more fields of them.
+    `of_project`, `of_entity` and `of_run` are added to by whoever knows more fields of them.
     """
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.of_project: list[Callable[[str, str], View]] = []
+        self.of_entity: list[Callable[[str], View]] = []
         self.of_run: list[Callable[[Run], View]] = []
 
     def run(self, run: Run) -> View:
@@ -243,7 +244,7 @@ class RunViews:
             "coreWeaveOrganizationId": None,
             "orgEntity": None,
         }
-        return {
+        fields = {
             "__typename": "Entity",
             "id": f"Entity:{name}",
             "name": name,
@@ -252,3 +253,6 @@ class RunViews:
             "organization": organization,
             "user": None,
         }
+        for more in self.of_entity:
+            fields |= more(name)
+        return fields

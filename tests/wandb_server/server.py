@@ -187,6 +187,12 @@ class WandbServer:
             return [dict(view, id=view_id) for view_id, view in self.store.views.items()]
 
     @property
+    def automations(self) -> list[dict[str, Any]]:
+        """Automations as they were sent; `store.slack_channels` names the channels that an entity has."""
+        with self.store.lock:
+            return [dict(stored, id=number) for number, stored in self.store.triggers.items()]
+
+    @property
     def requests(self) -> list[Request]:
         """Every request so far, in the order of their answers."""
         with self.store.lock:

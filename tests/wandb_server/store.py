@@ -23,6 +23,8 @@ class Store:
         self.blobs: dict[str, bytes] = {}
         self.views: dict[str, dict[str, Any]] = {}
         self.charts: list[dict[str, Any]] = []
+        self.triggers: dict[str, dict[str, Any]] = {}
+        self.slack_channels: list[str] = []
         self.projects: dict[tuple[str, str], int] = {}
         self.requests: list[Request] = []
         self.errors: list[str] = []

@@ -42,6 +42,11 @@ class Chart:
 
 
 CHARTS = (
+    Chart(
+        "histograms",
+        "pseudo_orig and pseudo_refined, regime beside regime",
+        ("epoch", "class", "orig", "refined", "regime", "refine"),
+    ),
     Chart("shares", "Pseudo-labels at the last epoch", ("epoch", "class", *TABLES)),
     Chart("history", "Class shares over the epochs", ("epoch", "class", "orig", "refined")),
     Chart("regimes", "Regime beside regime", ("epoch", "orig", "refined", "regime", "refine")),

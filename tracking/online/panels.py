@@ -27,7 +27,44 @@ class Custom:
     width: int = 24
 
 
-Panel = Lines | Custom
+@dataclass(frozen=True)
+class Histogram:
+    """W&B's own panel of a histogram key: bins (here: classes) over the epochs as a heat map.
+
+    With several runs it draws the first that is shown. A report has a panel for each run set.
+    """
+
+    title: str
+    key: str
+    width: int = 12
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Parallel coordinates: one line a run through the fields of its configuration to keys of its summary."""
+
+    title: str
+    config: tuple[str, ...]
+    summary: tuple[str, ...]
+    width: int = 24
+
+
+@dataclass(frozen=True)
+class Importance:
+    """How far each field of the configuration predicts a key."""
+
+    key: str
+    width: int = 12
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Runs side by side, what differs between them alone."""
+
+    width: int = 12
+
+
+Panel = Lines | Custom | Histogram | Parallel | Importance | Differences
 
 
 @dataclass(frozen=True)
@@ -40,11 +77,26 @@ def both(key: str) -> tuple[str, str]:
     return f"pseudo/orig/{key}", f"pseudo/refined/{key}"
 
 
-SHARES, HISTORY, REGIMES = CHARTS
+HISTOGRAMS, SHARES, HISTORY, REGIMES = CHARTS
+RAW_AND_REFINED = (
+    Histogram("Raw: pseudo_orig", "pseudo_orig"),
+    Histogram("Refined: pseudo_refined", "pseudo_refined"),
+)
+SWEEP = (
+    Parallel(
+        "Parameters and what came of them",
+        ("regime", "dataset", "ratio", "num_max", "semi_method", "refine", "alpha", "warm", "seed"),
+        ("pseudo/orig/tv_true", "test/bacc"),
+    ),
+    Importance("test/bacc"),
+    Importance("pseudo/orig/tv_true"),
+)
 SECTIONS = (
     Section(
         "Regimes",
         (
+            Custom(HISTOGRAMS),
+            *RAW_AND_REFINED,
             Custom(REGIMES),
             Lines("Distance of the class shares to the truth (TV)", both("tv_true")),
             Lines("Largest share over smallest", both("imbalance"), log=True),
@@ -87,21 +139,30 @@ SECTIONS = (
             Lines("Losses", ("loss/total", "loss/x", "loss/u")),
         ),
     ),
+    Section("Sweeps and differences", (*SWEEP, Differences(24))),
 )
-REPORT_PANELS = (SECTIONS[0].panels, SECTIONS[1].panels[:4])
+BOTH_RATIOS = tuple(panel for panel in SECTIONS[0].panels if not isinstance(panel, Histogram))
+ONE_RATIO = (*RAW_AND_REFINED, *SECTIONS[1].panels[:4])
 
 
 def keys(sections: Iterable[Section] = SECTIONS) -> set[str]:
-    """Every key that some panel names; a pattern stands for its class 0."""
-    lines = [panel for section in sections for panel in section.panels if isinstance(panel, Lines)]
-    return {key for panel in lines for key in (*panel.keys, panel.pattern.replace(r"\d+", "0")) if key}
+    """Every key of a row that some panel names; a pattern stands for its class 0."""
+    found: set[str] = set()
+    for panel in (panel for section in sections for panel in section.panels):
+        if isinstance(panel, Lines):
+            found |= {*panel.keys, panel.pattern.replace(r"\d+", "0")} - {""}
+        elif isinstance(panel, (Histogram, Importance)):
+            found.add(panel.key)
+        elif isinstance(panel, Parallel):
+            found |= set(panel.summary)
+    return found
 
 
 def placed(panels: Iterable[Panel]) -> list[tuple[Panel, int, int, int, int]]:
     """(panel, x, y, width, height): from left to right in rows of 24 columns, as W&B's grid has them."""
     found, x, y, row_height = [], 0, 0, 0
     for panel in panels:
-        height = 14 if isinstance(panel, Custom) else 8
+        height = 8 if isinstance(panel, Lines) else 14
         if x + panel.width > 24:
             x, y, row_height = 0, y + row_height, 0
         found.append((panel, x, y, panel.width, height))

@@ -12,11 +12,30 @@ import wandb_workspaces.workspaces as ws
 
 from tracking.online.account import first_line
 from tracking.online.long_table import CHARTS, TABLE_KEY
-from tracking.online.panels import REPORT_PANELS, SECTIONS, Custom, Panel, placed
+from tracking.online.panels import (
+    BOTH_RATIOS,
+    ONE_RATIO,
+    SECTIONS,
+    SWEEP,
+    Custom,
+    Differences,
+    Histogram,
+    Importance,
+    Panel,
+    Parallel,
+    placed,
+)
 
 VIEW = "darpregimes"  # the workspace's name in its address: one view, however often this runs
 NAME = "DARP: regimes"
 TITLE = "Few labels or many: what becomes of the pseudo-labels"
+LOOK_FOR = (
+    "With many labels: are the raw pseudo-labels close to the truth (TV near 0), and the bars level?",
+    "With few labels: do they fall on some classes (TV far from 0, bars uneven), and from which epoch on?",
+    "With DARP: do the refined labels meet their target, and do the raw ones come nearer to it as training goes on?",
+    "Does the balanced accuracy follow? Means over seeds, with the single runs behind them.",
+    "python -m tracking.workspace --runs FOLDER writes the figures of your runs here.",
+)
 
 
 def panel(shown: Panel, entity: str, x: int, y: int, width: int, height: int) -> Any:
@@ -30,6 +49,16 @@ def panel(shown: Panel, entity: str, x: int, y: int, width: int, height: int) ->
             chart_strings={"title": shown.chart.title},
             layout=layout,
         )
+    if isinstance(shown, Histogram):
+        return wr.LinePlot(title=shown.title, x="epoch", y=[shown.key], layout=layout)
+    if isinstance(shown, Parallel):
+        names = [wr.Config(name) for name in shown.config] + [wr.SummaryMetric(key) for key in shown.summary]
+        columns = [wr.ParallelCoordinatesPlotColumn(name) for name in names]
+        return wr.ParallelCoordinatesPlot(title=shown.title, columns=columns, layout=layout)
+    if isinstance(shown, Importance):
+        return wr.ParameterImportancePlot(with_respect_to=shown.key, layout=layout)
+    if isinstance(shown, Differences):
+        return wr.RunComparer(diff_only="split", layout=layout)
     return wr.LinePlot(
         title=shown.title,
         x="epoch",
@@ -55,6 +84,11 @@ def workspace(entity: str, project: str) -> ws.Workspace:
             for section in SECTIONS
         ],
         settings=ws.WorkspaceSettings(x_axis="epoch", max_runs=24),
+        runset_settings=ws.RunsetSettings(
+            # the W&B group of a run is its regime
+            groupby=[ws.Metric("Group"), ws.Config("refine")],
+            order=[ws.Ordering(ws.Config("ratio")), ws.Ordering(ws.Config("refine"))],
+        ),
         auto_generate_panels=False,
     )
     made._internal_name = f"nw-{VIEW}-v"
@@ -62,9 +96,18 @@ def workspace(entity: str, project: str) -> ws.Workspace:
 
 
 def report(
-    entity: str, project: str, *, ratios: Sequence[float], sweep: str = "", sweep_file: str = ""
+    entity: str,
+    project: str,
+    *,
+    ratios: Sequence[float],
+    sweep: str = "",
+    sweep_file: str = "",
+    finding: Sequence[str] = (),
 ) -> wr.Report:
-    """The report, not saved: one run set a ratio, of one sweep where given: by its id at W&B, or by its file."""
+    """The report, not saved: one run set a ratio, of one sweep where given: by its id at W&B, or by its file.
+
+    finding: sentences with the figures of runs; without them the report says what to look for.
+    """
     within = [f"Metric('Sweep') = '{sweep}'"] if sweep else []
     within += [f"Config('sweep') = '{sweep_file}'"] if sweep_file else []
     runsets = [
@@ -73,20 +116,33 @@ def report(
             project=project,
             name=f"ratio {ratio:g}",
             filters=" and ".join([f"Config('ratio') = {ratio:g}", *within]),
+            groupby=["config.refine"],
         )
         for ratio in ratios
     ]
-    compared, detail = REPORT_PANELS
     blocks: list[Any] = [
+        wr.TableOfContents(),
         wr.P(
-            "How imbalanced are the pseudo-labels with few unlabeled images for each label, and with many? "
-            "Raw: what the network guesses. Refined: what DARP makes of it, and training uses."
+            "How imbalanced are the pseudo-labels with few labeled images, and with many? "
+            "Raw (pseudo_orig): what the network guesses. Refined (pseudo_refined): what DARP makes of it, and "
+            "training uses. Ratio: unlabeled images for each labeled one."
         ),
-        wr.H2("Side by side"),
-        wr.PanelGrid(runsets=runsets, panels=grid(compared, entity)),
+        wr.H1("The finding"),
+        wr.UnorderedList(items=list(finding or LOOK_FOR)),
+        wr.H1("Ratio beside ratio"),
+        wr.PanelGrid(runsets=runsets, panels=grid(BOTH_RATIOS, entity)),
     ]
     for runset in runsets:
-        blocks += [wr.H2(runset.name), wr.PanelGrid(runsets=[runset], panels=grid(detail, entity))]
+        blocks += [
+            wr.H1(f"Raw and refined, {runset.name}"),
+            wr.PanelGrid(runsets=[runset], panels=grid(ONE_RATIO, entity)),
+        ]
+    blocks += [
+        wr.H1("Which parameters matter"),
+        wr.PanelGrid(runsets=runsets, panels=grid(SWEEP, entity)),
+        wr.H1("What differs between the runs"),
+        wr.PanelGrid(runsets=runsets, panels=grid([Differences(24)], entity)),
+    ]
     return wr.Report(entity=entity, project=project, title=TITLE, blocks=blocks, width="fluid")
 
 
