@@ -16,10 +16,10 @@ from functools import partial
 import torch
 
 from benchmarks.record import keep
+from darp.pseudo_labels import pseudo_label_metrics
 from models import BACKBONES, build_model
 from semi.evaluate import BATCH
-from tests.tracking.test_pseudo_labels import slow_twin
-from tracking.pseudo_labels import pseudo_label_metrics
+from tests.darp.test_pseudo_labels import slow_twin
 
 IMAGES = {"wrn28_2": 1000, "small": 4000}
 BATCHES = (50, 100, 200, BATCH, 1000)

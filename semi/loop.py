@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from darp.pseudo_labels import pseudo_label_metrics
 from semi import stopping
 from semi.device import Stopwatch
 from semi.epoch import EpochSoFar
@@ -21,7 +22,6 @@ from semi.run_folder import ResumePoint, refuse_if_moved_on, set_aside
 from semi.saving import Checkpoints, keep_best
 from tracking.alerts import HOPELESS_EXIT
 from tracking.base import Tracker
-from tracking.pseudo_labels import pseudo_label_metrics
 
 DECAY = 0.02  # each step shrinks the weights by DECAY * lr, as MixMatch's code did
 LOSS_CHECKS = 10  # times an epoch that the loss is looked at; each of them waits for the device

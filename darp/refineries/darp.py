@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from darp.noise import remove_noise
-from darp.solver import Solution
+from darp.solver import Solution, solve
 
 
 def denoised(solver: Callable[..., Solution], alpha: float) -> Callable[..., Solution]:
@@ -22,3 +22,17 @@ def denoised(solver: Callable[..., Solution], alpha: float) -> Callable[..., Sol
         return solver(remove_noise(probs, target_counts, alpha), target_counts, warm_start=warm_start)
 
     return refine
+
+
+def refine(probs: Tensor, target_counts: Tensor | Sequence[float], alpha: float = 2.0) -> Solution:
+    """DARP in one call: the pseudo-labels `probs`, moved as little as possible until they meet the target.
+
+    Args:
+        probs: [N, K], rows sum to 1, none of the entries negative; float32 or float64, on any device. Not changed.
+        target_counts: [K], sums to N.
+        alpha: the published threshold of noise removal: class k keeps its alpha * target_counts[k] largest entries.
+
+    Returns the refined table with its certificate (`darp.solver.Solution`). Raises ValueError for what is no table of
+    probabilities, or counts that do not fit it.
+    """
+    return solve(remove_noise(probs, target_counts, alpha), target_counts)

@@ -1,4 +1,4 @@
-"""How the row of an epoch (`tracking.row`) describes the pseudo-labels."""
+"""What the row of an epoch says of the pseudo-labels: class shares, their distances, agreement with the truth."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def pseudo_label_metrics(
     orig: Tensor,
     refined: Tensor,
     visited: Tensor,
-    target_counts: Sequence[float],
+    target_counts: Sequence[float] | None,
     true_labels: Tensor | None,
     tau: float,
 ) -> dict[str, float | list[float]]:
@@ -26,12 +26,14 @@ def pseudo_label_metrics(
     Args:
         orig, refined: pseudo-labels [N, K], rows sum to 1.
         visited: [N] bool.
-        target_counts: [K], sums to N.
+        target_counts: [K], sums to N; None where there is none, and the row then has nothing about it.
         true_labels: int64 [N], for diagnosis alone; None where they are unknown.
         tau: confidence threshold.
     """
     num_rows, num_classes = orig.shape
-    target = torch.tensor(target_counts, dtype=torch.float64) / sum(target_counts)
+    target = None
+    if target_counts is not None:
+        target = torch.tensor(target_counts, dtype=torch.float64) / sum(target_counts)
     true = None
     if true_labels is not None:
         true = torch.bincount(true_labels, minlength=num_classes).double().cpu() / num_rows
@@ -55,11 +57,10 @@ def pseudo_label_metrics(
     row["pseudo/mask_rate"] = len(selected) / num_rows
     if len(selected):
         row |= _per_class("pseudo/selected", _class_share(selected, num_classes))
-    row |= _per_class("pseudo/target", target)
-    row["pseudo_target"] = (target * num_rows).tolist()
-    if true is not None:
-        row |= _per_class("pseudo/true", true)
-        row["pseudo_true"] = (true * num_rows).tolist()
+    for name, share in (("target", target), ("true", true)):
+        if share is not None:
+            row |= _per_class(f"pseudo/{name}", share)
+            row[f"pseudo_{name}"] = (share * num_rows).tolist()
     return row
 
 
@@ -94,15 +95,16 @@ def _argmax(table: Tensor) -> Tensor:
         return torch.cat(list(labels))
 
 
-def distribution_metrics(share: Tensor, target: Tensor, true: Tensor | None) -> dict[str, float]:
+def distribution_metrics(share: Tensor, target: Tensor | None, true: Tensor | None) -> dict[str, float]:
     """Distances of a class distribution [K] to uniform, to the target and to the truth; all float64 on the CPU."""
     positive = share.clamp(min=1e-30)
     metrics = {
         "tv_uniform": float((share - 1 / len(share)).abs().sum() / 2),
-        "tv_target": float((share - target).abs().sum() / 2),
         "entropy": float(-(share * positive.log()).sum()),
         "imbalance": float(share.max() / positive.min()),
     }
+    if target is not None:
+        metrics["tv_target"] = float((share - target).abs().sum() / 2)
     if true is not None:
         metrics["tv_true"] = float((share - true).abs().sum() / 2)
         metrics["kl_true"] = float(torch.special.xlogy(true, true / positive).sum())

@@ -6,7 +6,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tracking.pseudo_labels import BLOCK, PIECE, distribution_metrics, pseudo_label_metrics
+from darp.pseudo_labels import BLOCK, PIECE, distribution_metrics, pseudo_label_metrics
 from tracking.row import is_known
 
 ORIG = torch.tensor([[0.9, 0.1, 0.0], [0.8, 0.1, 0.1], [0.6, 0.3, 0.1], [0.1, 0.2, 0.7]])
