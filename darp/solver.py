@@ -48,16 +48,16 @@ from darp.engine.table import Table, total
 
 # Half and twice of each: python -m benchmarks.constants, whose table is in docs/solver.md.
 # A cold solve starts from samples of the rows, each COARSE_STRIDE times as large as the one before it.
-COARSE_STRIDE = 4
-COARSE_ROWS = 400  # a sample has at least so many rows,
-COARSE_SHARE = 40  # and so many for each class
-COARSE_TOL = 0.1  # of the order of the error that a count of 100 rows has by chance
-COARSE_PASSES = 16  # over one sample
-ASTRAY = 1.0  # of log(sum / target)
-ROUGH_TOL = 5e-7  # where float32 passes (8 roundings of 6e-8) end; below it they are of no use. Half, twice: no change
-ROUGH_PASSES = (
-    30  # what takes longer may need the digits; half: 300 classes + 31 %; twice: 1,000 classes - 27 %, 1 lost
+COARSE_STRIDE = 4  # half: imbalance 100 + 12 %; twice: balanced - 11 %
+COARSE_ROWS = 400  # a sample has at least so many rows (half: no change; twice: balanced - 11 %),
+COARSE_SHARE = 40  # and so many for each class (the same)
+COARSE_TOL = (
+    0.1  # the error that a count of 100 rows has by chance; half: saturated + 11 %; twice: collapsed + 12 %
 )
+COARSE_PASSES = 16  # over one sample; half: saturated 100 - 8 %; twice: no change
+ASTRAY = 1.0  # of log(sum / target); half, twice: no change
+ROUGH_TOL = 5e-7  # where float32 passes (8 roundings of 6e-8) end; below it they are of no use. Half, twice: no change
+ROUGH_PASSES = 30  # what takes longer may need the digits; half: 300 classes + 7 %; twice: random + 1 %
 SUM_ROUNDING = 1e-6  # relative error of sum(target_counts) that float32 counts explain: 16 roundings of 6e-8
 
 
