@@ -48,6 +48,7 @@ def start_training(
         if consumed:
             config = fetched(config, consumed, fetch)
         folder = run_folder(config, sweep_trial())
+        tell_sweep(folder)
         resume_from = resume_point(config, folder)
         # first, because it refuses what W&B would not take
         others = more(folder, consumed, *options) if more else ()
@@ -162,5 +163,14 @@ def watch(config: Config, folder: Path, others: Sequence[Tracker]) -> AlertTrack
 
 
 def sweep_trial() -> str | None:
-    """The id of the sweep's trial that this process is, where an agent started it."""
-    return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+    """The id of the sweep's trial that this process is, where its configuration alone does not name its folder: an
+    agent started it, or `python -m sweeps run` did and another trial has the same configuration.
+    """
+    shared = os.environ.get("WANDB_SWEEP_ID") or os.environ.get("SWEEP_REPEATED")
+    return os.environ.get("WANDB_RUN_ID") if shared else None
+
+
+def tell_sweep(folder: Path) -> None:
+    """Tell `python -m sweeps run`, where it started this process, where the rows will be."""
+    if told := os.environ.get("SWEEP_FOLDER_FILE"):
+        Path(told).write_text(str(folder.resolve()), encoding="utf-8")

@@ -294,6 +294,14 @@ def trial_id(sweep: Sweep, trial: Mapping[str, Any], repetition: int = 0) -> str
     return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def repetition(sweep: Sweep, number: int) -> int:
+    """How many trials before this one have its parameters. In a Bayesian search every trial is a run of its own."""
+    if sweep.method != "random":
+        return number if sweep.method == "bayes" else 0
+    *before, own = (spelling(draw(sweep, percentiles(sweep, k))) for k in range(number + 1))
+    return before.count(own)
+
+
 def study_name(sweep: Sweep) -> str:
     """Name and digest of a sweep: a file that says something else is another sweep."""
     return f"{sweep.name}-{sha256(sweep.text.encode()).hexdigest()[:8]}"

@@ -27,15 +27,22 @@ class Hyperband:
     eta: float
     strict: bool
 
-    def is_behind(self, own: Sequence[float], others: Sequence[Sequence[float]]) -> bool:
-        """Whether the trial with the values `own`, smaller is better, is to end; `others` are those of all others."""
-        reached = [bracket for bracket in self.brackets if bracket <= len(own)]
-        if not reached:
+    def bracket(self, rows: int) -> int | None:
+        """The largest bracket that a trial with so many rows has reached."""
+        return max((bracket for bracket in self.brackets if bracket <= rows), default=None)
+
+    def is_behind(self, own: Sequence[float], others: Sequence[float]) -> bool:
+        """Whether the trial with the values `own`, smaller is better, is to end.
+
+        others: what the trials that have reached its bracket had there.
+        """
+        bracket = self.bracket(len(own))
+        if bracket is None:
             return False
-        at = reached[-1] - 1
-        there = sorted(values[at] for values in [own, *others] if len(values) > at)
+        at = own[bracket - 1]
+        there = sorted([at, *others])
         threshold = there[int(len(there) * (1 / self.eta))]
-        return (own[at] if self.strict else min(own)) > threshold
+        return (at if self.strict else min(own)) > threshold
 
 
 def read_hyperband(given: Mapping[str, Any]) -> Hyperband:

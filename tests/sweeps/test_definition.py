@@ -15,9 +15,9 @@ from data.datasets import DataError
 from semi.cli import spellings, switches
 from semi.config import Config, WandbOptions
 from semi.dry_run import dry_run
+from sweeps.check import check
 from sweeps.command import as_flags, command_of
 from sweeps.definition import SweepError, read_sweep, size, trial_id, trials
-from sweeps.runner import check
 from tests.wandb_server import WandbServer
 from tracking.row import FEW_CLASSES, is_among_few
 

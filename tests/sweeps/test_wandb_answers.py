@@ -80,10 +80,11 @@ def test_hyperband_ends_the_trials_that_wandb_ends() -> None:
         hyperband = read_hyperband({"type": "hyperband", **answer["early_terminate"]})
         sign = -1 if answer["goal"] == "maximize" else 1
         histories = [[sign * value for value in history] for history in answer["histories"]]
-        stopped = [
-            k
-            for k, history in enumerate(histories)
-            if answer["running"][k] and hyperband.is_behind(history, histories[:k] + histories[k + 1 :])
-        ]
+        stopped = []
+        for k, own in enumerate(histories):
+            bracket = hyperband.bracket(len(own)) or 0
+            others = [h[bracket - 1] for j, h in enumerate(histories) if j != k and len(h) >= bracket > 0]
+            if answer["running"][k] and hyperband.is_behind(own, others):
+                stopped.append(k)
         assert stopped == answer["stopped"], answer
     assert sum(bool(answer["stopped"]) for answer in ANSWERS["terminations"]) > 20
