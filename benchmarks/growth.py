@@ -1,4 +1,6 @@
-"""What grows with the unlabeled set: python -m benchmarks.growth [--device cpu] [--rows 10000,100000,1000000].
+"""What grows with the unlabeled set.
+
+    python -m benchmarks.growth [--device cpu] [--data_placement device] [--rows 10000,100000,1000000]
 
 A FixMatch step with DARP on made-up images of CIFAR's shape, at each number of unlabeled images: milliseconds of a step
 between refinements and of a refinement (noise removal and a warm solve), and where the memory is. A step should not
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.record import keep
 from data import Dataset
-from semi.config import Config
+from semi.config import PLACEMENTS, Config
 from semi.device import Stopwatch
 from semi.job import Job, build_job
 from semi.loop import train_step
@@ -36,11 +38,12 @@ def made_up(rows: int) -> Dataset:
     )  # fmt: skip
 
 
-def job_of(rows: int, device: torch.device) -> Job:
+def job_of(rows: int, device: torch.device, placement: str) -> Job:
     """A FixMatch run with DARP on `rows` unlabeled images, with the small network."""
     config = Config(
         dataset="cifar10", semi_method="fix", refine="darp", warm=0, alpha=2, arch="small", num_max=LABELS_A_CLASS,
         ratio=rows / (10 * LABELS_A_CLASS) - 1, imb_ratio_l=1, imb_ratio_u=1, num_iter=STEPS, epochs=100,
+        data_placement=placement,
     )  # fmt: skip
     job = build_job(config, device, dataset=made_up(rows))
     # Guesses as in the middle of training: leaning to the first classes, so that the solver has something to do.
@@ -89,12 +92,15 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--device", default="cpu", help="cpu, or cuda:N (default: cpu)")
+    parser.add_argument(
+        "--data_placement", choices=PLACEMENTS, default="device", help="where the images are kept"
+    )
     parser.add_argument("--rows", default="10000,100000,1000000", help="numbers of unlabeled images")
     parser.add_argument("--times", type=int, default=7, help="rounds (default: 7)")
     given = parser.parse_args()
     device = torch.device(given.device)
     sizes = [int(rows) for rows in given.rows.split(",")]
-    jobs = {rows: job_of(rows, device) for rows in sizes}
+    jobs = {rows: job_of(rows, device, given.data_placement) for rows in sizes}
     steps: dict[int, list[float]] = {rows: [] for rows in sizes}
     refines: dict[int, list[float]] = {rows: [] for rows in sizes}
     for turn in range(given.times + 1):

@@ -7,6 +7,9 @@ Views are made by passes that give each image the operations that it drew and no
 (`data.kernels`), machine code on a CPU (`data.compiled`), where a thread makes the next batch while the network learns
 from this one. Their slow twin is operations on whole batches (`data.augment`), some hundreds of launches on a GPU. The
 batches are the same either way.
+
+Images that a GPU has no room for can stay in the host's memory (`placement`). Then a thread makes its next batch too,
+on a stream of its own: the drawn rows are gathered into pinned memory and sent while the network learns.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from data.augment import draw_centre, draw_move, normalized_values, strong_view,
 from data.randaugment import LISTS, draw_operations, require_in_range
 
 View = Literal["weak", "strong"]
+PLACEMENTS = ("device", "host")
 CHECKED = 256  # images on which a GPU's kernels are held against their twin: each operation some fifty times
 
 
@@ -103,15 +107,17 @@ class _State(NamedTuple):
 class Loader:
     """Labeled and unlabeled batches for one training step after another.
 
-    images_x, images_u: uint8 [n, 3, H, W]; labels_x: int64 [n_x]; all are moved to `device` and kept there.
+    images_x, images_u: uint8 [n, 3, H, W]; labels_x: int64 [n_x]; all are moved to `device` and kept there, or with
+    placement "host" stay where they are: in the host's memory, or mapped from a file.
     views_x, views_u: which views of each image a batch holds, in order, such as ("weak", "strong", "strong").
     mean, std: of the three channels, on the scale 0..1. augment, num_ops, magnitude: of the views (see
     `data.augment`). full_x, full_u: the same images at a larger size, uint8 [n, 3, H, W], of which the strong views are
-    then made; they are kept on `device` too. The sequence of batches depends on `seed`, these arguments and the kind of
+    then made; they are kept likewise. The sequence of batches depends on `seed`, these arguments and the kind of
     device, and on nothing else.
 
     compiled: make views by the passes of `data.kernels` on a GPU and `data.compiled` on a CPU, not by their slow twin.
-    prefetch: on a CPU, in a thread one batch ahead. Both change how long a step waits and no pixel.
+    prefetch: on a CPU, or with placement "host", in a thread one batch ahead. These three change how long a step waits
+    and no pixel.
 
     Attributes:
         notice: one sentence where a GPU cannot have the kernels, empty elsewhere. One batch of views is compared with
@@ -140,6 +146,7 @@ class Loader:
         full_u: Tensor | None = None,
         device: torch.device | str,
         seed: int,
+        placement: str = "device",
         compiled: bool = True,
         prefetch: bool = True,
     ) -> None:
@@ -154,7 +161,10 @@ class Loader:
                 raise ValueError(f"view {view!r} is unknown; use 'weak' or 'strong'")
         if augment not in LISTS:
             raise ValueError(f"augment {augment!r} is unknown; use one of {', '.join(LISTS)}")
+        if placement not in PLACEMENTS:
+            raise ValueError(f"placement {placement!r} is unknown; use one of {', '.join(PLACEMENTS)}")
         require_in_range(num_ops, magnitude)
+        self.placement = placement
         self.device = torch.device(device)
         self.views_x, self.views_u = tuple(views_x), tuple(views_u)
         self.augment, self.num_ops, self.magnitude, self.flip = augment, num_ops, magnitude, flip
@@ -184,25 +194,48 @@ class Loader:
         self._state = (
             self._state_now()
         )  # after the last batch that was handed out, not the last that was made
-        self._thread = ThreadPoolExecutor(1, "batches") if prefetch and on_cpu else None
+        ahead = prefetch and (on_cpu or placement == "host")
+        self._thread = ThreadPoolExecutor(1, "batches") if ahead else None
         self._ahead: Future[tuple[Batch, _State]] | None = None
+        self._stream: torch.cuda.Stream | None = None
+        if ahead and not on_cpu:
+            self._stream = torch.cuda.Stream(self.device)
+            self._stream.wait_stream(torch.cuda.current_stream(self.device))  # for what is made above
 
     def next(self) -> Batch:
         """The next batch, on the device."""
         if self._thread is None:
             batch, self._state = self._made()
             return batch
-        ahead = self._ahead or self._thread.submit(self._made)
+        ahead = self._ahead or self._thread.submit(self._made_beside)
         batch, self._state = ahead.result()
-        self._ahead = self._thread.submit(self._made)
+        if self._stream:
+            learning = torch.cuda.current_stream(self.device)
+            learning.wait_stream(self._stream)
+            for tensor in (*batch.views_x, batch.labels_x, *batch.views_u, batch.index_u):
+                tensor.record_stream(learning)  # so that its memory is not given away while the step reads it
+        self._ahead = self._thread.submit(self._made_beside)
         return batch
+
+    def _made_beside(self) -> tuple[Batch, _State]:
+        """As `_made`, in the thread, on a stream of its own where the device has streams."""
+        if self._stream is None:
+            return self._made()
+        with torch.cuda.stream(self._stream):
+            return self._made()
 
     def _made(self) -> tuple[Batch, _State]:
         """A new batch, and the state after it."""
         index_x, index_u = self._orders["labeled"].next(), self._orders["unlabeled"].next()
         kinds = self.views_x + self.views_u
-        sources = [(self._images_x[kind], index_x) for kind in self.views_x]
-        sources += [(self._images_u[kind], index_u) for kind in self.views_u]
+        at_x, at_u = (
+            {kind: self._at_hand(images[kind], index) for kind in dict.fromkeys(views)}
+            for images, index, views in (
+                (self._images_x, index_x, self.views_x),
+                (self._images_u, index_u, self.views_u),
+            )
+        )
+        sources = [at_x[kind] for kind in self.views_x] + [at_u[kind] for kind in self.views_u]
         views: list[Tensor] = [index_x] * len(kinds)
         for kind in (
             "weak",
@@ -215,6 +248,15 @@ class Loader:
         split = len(self.views_x)
         batch = Batch(tuple(views[:split]), self._labels_x[index_x], tuple(views[split:]), index_u)
         return batch, self._state_now()
+
+    def _at_hand(self, images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Images on the device and the positions in them of those at `index`: all of them, or a batch that is sent."""
+        if self.placement == "device":
+            return images, index
+        pinned = self.device.type == "cuda"  # for a copy that nothing waits for
+        staged = torch.empty(len(index), *images.shape[1:], dtype=images.dtype, pin_memory=pinned)
+        torch.index_select(images, 0, index.cpu(), out=staged)
+        return staged.to(self.device, non_blocking=True), torch.arange(len(index), device=self.device)
 
     def _batched(self, kind: View, sources: Sequence[tuple[Tensor, Tensor]]) -> Sequence[Tensor]:
         """Views of images[index] of each source, by operations on the whole batch."""
@@ -263,7 +305,7 @@ class Loader:
         before = self._generator.get_state()
         try:
             for kind, images in self._images_u.items():
-                sources = [(images, torch.arange(CHECKED, device=self.device) % len(images))]
+                sources = [self._at_hand(images, torch.arange(CHECKED, device=self.device) % len(images))]
                 views: list[Tensor] = []
                 for make in (self._compiled, self._batched):
                     self._generator.set_state(before)
@@ -278,13 +320,15 @@ class Loader:
         return ""
 
     def _stored(self, images: Tensor) -> Tensor:
+        if self.placement == "host":
+            return images
         try:
             return images.to(self.device)
         except torch.OutOfMemoryError:
             gigabytes = images.numel() / 1e9
             raise DataError(
                 f"{len(images)} images of {images.shape[-1]} x {images.shape[-1]} take {gigabytes:.1f} GB, more than "
-                f"{self.device} has free; use --augment fixmatch for smaller ones, another --gpu, or --gpu cpu"
+                f"{self.device} has free; use --augment fixmatch for smaller ones, or --data_placement host"
             ) from None
 
     def _state_now(self) -> _State:

@@ -27,6 +27,7 @@ REGIMES = ("none", "few", "many")  # each but none has a preset configs/<dataset
 AUGMENTATIONS = ("auto", "published", "fixmatch")
 PUBLISHED_ON = ("cifar10", "cifar100", "stl10")  # the paper's data sets: --augment auto is published there
 LOADERS = ("device", "published")
+PLACEMENTS = ("device", "host")  # those of data.loader, which takes torch and a second to import
 RANDAUGMENTS = ("published", "package")
 NAN_CHOICES = ("stop", "continue")
 AMP_CHOICES = ("auto", "bf16", "off")
@@ -297,6 +298,13 @@ class Config(DataConfig):
         "device: make batches where the images are. published: the slow pipeline behind a large data_time (Pillow "
         "images, two DataLoaders with 4 workers, restarted when exhausted); it needs --augment published.",
         choices=LOADERS,
+    )
+    data_placement: str = data_flag(
+        "device",
+        "Where the images are kept. device: on the GPU, which is fastest. host: in main memory, from where each batch "
+        "is sent one step ahead; for sets that the GPU has no room for. The batches are the same.",
+        choices=PLACEMENTS,
+        kind="incidental",
     )
     randaugment: str = data_flag(
         "published",
@@ -626,6 +634,10 @@ def _validate(config: Config) -> None:
 def _validate_loader(config: Config) -> None:
     if config.loader == "published" and config.augment != "published":
         raise ConfigError("--loader published: it makes the published views only; add --augment published")
+    if config.loader == "published" and config.data_placement == "host":
+        raise ConfigError(
+            "--data_placement host: so does --loader published in any case; leave one of them out"
+        )
     if config.randaugment == "package" and config.loader != "published":
         raise ConfigError(
             "--randaugment package: it augments one image at a time; add --loader published, or leave it out"

@@ -132,7 +132,7 @@ def build_loader(
     sets = (dataset.train_images[split.index_x], dataset.train_labels[split.index_x], images_u)
     if config.loader == "published":
         return PublishedLoader(*sets, randaugment=config.randaugment, **shared)
-    return Loader(*sets, augment=config.augment, **shared)
+    return Loader(*sets, augment=config.augment, placement=config.data_placement, **shared)
 
 
 def target_for(

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,7 +51,9 @@ def test_each_operation_gives_the_pixels_of_its_twin(which, side, magnitude):
 def test_batches_by_the_kernels_are_those_of_whole_batch_operations(augment, side, full, flip, num_ops):
     """Every pixel of every view, and the state of the generator after each batch."""
     sets = (photographs(9, side), torch.arange(9), photographs(20, side))
-    larger = {"full_x": photographs(9, full), "full_u": photographs(20, full)} if full > side else {}
+    larger: dict[str, Any] = (
+        {"full_x": photographs(9, full), "full_u": photographs(20, full)} if full > side else {}
+    )
 
     def loader(compiled: bool) -> KernelLoader:
         return KernelLoader(
@@ -115,6 +118,7 @@ def test_kernels_that_make_other_pixels_or_do_not_run_are_told_from_those_that_a
 COMPILE = """
 import subprocess, sys, tempfile
 from pathlib import Path
+from typing import Any
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource

@@ -332,3 +332,49 @@ def test_images_that_a_device_has_no_room_for_are_refused_in_one_line(monkeypatc
     ) as refused:
         make()
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("prefetch", [True, False])
+def test_images_that_stay_in_the_hosts_memory_give_the_same_batches(tmp_path, compiled, prefetch):
+    # The unlabeled images are mapped from a file, larger ones for the strong views among them.
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (30, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    images.repeat_interleave(2, 2).repeat_interleave(2, 3).numpy().tofile(tmp_path / "large")
+    large = torch.from_file(str(tmp_path / "large"), shared=False, size=30 * 3 * 64 * 64, dtype=torch.uint8)
+    arguments: dict[str, Any] = {
+        "views_x": ("weak", "strong"), "views_u": ("weak", "strong", "strong"), "batch_size": 8, "flip": True,
+        "mean": (0.5, 0.5, 0.5), "std": (0.2, 0.3, 0.4), "device": "cpu", "seed": 3, "augment": "published",
+        "full_x": images[:5].repeat_interleave(2, 2).repeat_interleave(2, 3), "full_u": large.view(30, 3, 64, 64),
+        "compiled": compiled, "prefetch": prefetch,
+    }  # fmt: skip
+    device, host = (
+        Loader(images[:5], torch.arange(5), images, placement=placement, **arguments)
+        for placement in ("device", "host")
+    )
+    for _ in range(8):
+        assert_same(device.next(), host.next())
+    state = device.state_dict()
+    host.load_state_dict(state)
+    assert_same(device.next(), host.next())
+
+
+def test_a_batch_of_the_host_reads_only_its_own_rows():
+    read: list[int] = []
+
+    class Watched(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            if function is torch.index_select:
+                read.extend(args[2].tolist())
+            return super().__torch_function__(function, types, args, kwargs or {})
+
+    loader = make(n_u=50, placement="host", prefetch=False)
+    loader._images_u = dict.fromkeys(("weak", "strong"), loader._images_u["weak"].as_subclass(Watched))
+    batch = loader.next()
+    assert read == batch.index_u.tolist() * 2  # of the weak view, and of both strong ones
+
+
+def test_an_unknown_placement_is_refused():
+    with pytest.raises(ValueError, match="placement 'disk' is unknown; use one of device, host"):
+        make(placement="disk")

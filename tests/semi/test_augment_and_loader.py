@@ -7,10 +7,13 @@ import torch
 import yaml
 
 from data import Loader, PublishedLoader
+from data import loader as loader_module
 from semi.cli import parse
-from semi.config import Config, ConfigError
+from semi.config import PLACEMENTS, Config, ConfigError
+from semi.device import Stopwatch
 from semi.estimation import estimate_config
 from semi.job import build_job, describe, warnings
+from semi.loop import train_step
 from semi.run_folder import default_run_name
 from tests.semi.runs import TINY, Interrupting, Interruption, train
 from tracking.local import read_rows
@@ -79,6 +82,18 @@ def test_the_resolved_augmentation_is_logged_and_reaches_the_loader():
     assert describe(build_job(Config(**TINY), CPU))["augment"] == "fixmatch"
 
 
+def test_the_placement_of_the_images_reaches_the_loader_and_trains_the_same_weights():
+    rows = []
+    for placement in PLACEMENTS:
+        job = build_job(Config(**TINY | {"data_placement": placement}), CPU)
+        assert isinstance(job.loader, Loader)
+        assert job.loader.placement == placement
+        train_step(job, 0, 0, Stopwatch(CPU))
+        rows.append(torch.cat([weights.detach().flatten() for weights in job.model.parameters()]))
+    assert torch.equal(*rows)
+    assert loader_module.PLACEMENTS == PLACEMENTS
+
+
 def test_the_published_loader_takes_the_settings_of_the_run():
     job = build_job(Config(**TINY | SLOW | {"randaugment": "published"}), CPU)
     assert isinstance(job.loader, PublishedLoader)
@@ -105,6 +120,11 @@ def test_presets_of_data_without_a_published_view_choose_theirs_and_say_why(pres
     [
         ("--dataset digits --loader published", "add --augment published"),
         ("--randaugment package", "add --loader published, or leave it out"),
+        (
+            "--loader published --data_placement host",
+            "so does --loader published in any case; leave one of them out",
+        ),
+        ("--data_placement disk", "use one of device, host"),
         ("--loader fast", "use one of device, published"),
         ("--augment autoaugment", "use one of auto, published, fixmatch"),
     ],
