@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -20,54 +20,61 @@ def pseudo_label_metrics(
     target_counts: Sequence[float] | None,
     true_labels: Tensor | None,
     tau: float,
+    total: Callable[[Tensor], Tensor] = lambda values: values,
 ) -> dict[str, float | list[float]]:
     """The `pseudo...` part of the row.
 
     Args:
-        orig, refined: pseudo-labels [N, K], rows sum to 1.
+        orig, refined: pseudo-labels [N, K], rows sum to 1; where several processes hold them, this one's rows.
         visited: [N] bool.
-        target_counts: [K], sums to N; None where there is none, and the row then has nothing about it.
+        target_counts: [K], sums to N, to that of all processes; None where there is none, and the row then has nothing
+            about it.
         true_labels: int64 [N], for diagnosis alone; None where they are unknown.
         tau: confidence threshold.
+        total: sums a tensor over the processes that hold the rows; the row is then that of them all.
     """
-    num_rows, num_classes = orig.shape
+    num_classes = orig.shape[1]
     target = None
     if target_counts is not None:
         target = torch.tensor(target_counts, dtype=torch.float64) / sum(target_counts)
+    there = total(torch.stack([visited.new_tensor(len(orig), dtype=torch.int64), visited.sum()]))
+    num_rows, num_visited = there.tolist()
     true = None
     if true_labels is not None:
-        true = torch.bincount(true_labels, minlength=num_classes).double().cpu() / num_rows
-    row: dict[str, float | list[float]] = {"pseudo/coverage": float(visited.double().mean())}
+        true = total(torch.bincount(true_labels, minlength=num_classes)).double().cpu() / num_rows
+    row: dict[str, float | list[float]] = {"pseudo/coverage": num_visited / num_rows}
 
     read = _read(orig)
     for name, table in (("orig", orig), ("refined", refined)):
         read = read if table is orig else _read(table)  # they are one table until the first refinement
-        row |= _per_class(f"pseudo/{name}", read.share)
-        row |= _per_class(f"pseudo/{name}_hard", _class_share(read.label, num_classes))
+        share = total(read.sums.clone()).cpu() / num_rows
+        hard = total(torch.bincount(read.label, minlength=num_classes)).double().cpu() / num_rows
+        row |= _per_class(f"pseudo/{name}", share)
+        row |= _per_class(f"pseudo/{name}_hard", hard)
         row |= {
-            f"pseudo/{name}/{key}": value
-            for key, value in distribution_metrics(read.share, target, true).items()
+            f"pseudo/{name}/{key}": value for key, value in distribution_metrics(share, target, true).items()
         }
-        row[f"pseudo_{name}"] = (read.share * num_rows).tolist()
+        row[f"pseudo_{name}"] = (share * num_rows).tolist()
         if true_labels is not None:
-            row |= {
-                f"pseudo/{name}/{k}": v for k, v in _agreement(read.label, true_labels, num_classes).items()
-            }
-    selected = read.label[read.confidence >= tau]  # of the refined table, which came last
-    row["pseudo/mask_rate"] = len(selected) / num_rows
-    if len(selected):
-        row |= _per_class("pseudo/selected", _class_share(selected, num_classes))
-    for name, share in (("target", target), ("true", true)):
-        if share is not None:
-            row |= _per_class(f"pseudo/{name}", share)
-            row[f"pseudo_{name}"] = (share * num_rows).tolist()
+            cells = torch.bincount(true_labels * num_classes + read.label, minlength=num_classes**2)
+            row |= {f"pseudo/{name}/{k}": v for k, v in _agreement(total(cells), num_classes).items()}
+    # Of the refined table, which came last.
+    selected = total(torch.bincount(read.label[read.confidence >= tau], minlength=num_classes)).cpu()
+    num_selected = int(selected.sum())
+    row["pseudo/mask_rate"] = num_selected / num_rows
+    if num_selected:
+        row |= _per_class("pseudo/selected", selected.double() / num_selected)
+    for name, known in (("target", target), ("true", true)):
+        if known is not None:
+            row |= _per_class(f"pseudo/{name}", known)
+            row[f"pseudo_{name}"] = (known * num_rows).tolist()
     return row
 
 
 class _Read(NamedTuple):
     """What one reading of a table [N, K] gives."""
 
-    share: Tensor  # [K] float64 on the CPU, mean of the rows
+    sums: Tensor  # [K] float64, of the rows
     label: Tensor  # int64 [N], argmax of each row, the first where several are largest
     confidence: Tensor  # [N], the largest entry of each row
 
@@ -76,7 +83,7 @@ def _read(table: Tensor) -> _Read:
     """Nothing as large as the table is made: at 1e6 x 100 a float64 copy takes 800 MB and most of a second."""
     label = _argmax(table)
     confidence = table.gather(1, label.unsqueeze(1)).squeeze(1)
-    return _Read(_column_sums(table).cpu() / len(table), label, confidence)
+    return _Read(_column_sums(table), label, confidence)
 
 
 def _column_sums(table: Tensor) -> Tensor:
@@ -115,16 +122,11 @@ def _per_class(prefix: str, values: Tensor) -> dict[str, float]:
     return {f"{prefix}/{k}": value for k, value in enumerate(values.tolist())}
 
 
-def _class_share(labels: Tensor, num_classes: int) -> Tensor:
-    return torch.bincount(labels, minlength=num_classes).double().cpu() / len(labels)
-
-
-def _agreement(label: Tensor, true: Tensor, num_classes: int) -> dict[str, float]:
-    """Accuracy, and each class's precision and recall where it is defined."""
-    cells = torch.bincount(true * num_classes + label, minlength=num_classes**2).double().cpu()
-    counts = cells.reshape(num_classes, num_classes)  # row: true class, column: argmax
+def _agreement(cells: Tensor, num_classes: int) -> dict[str, float]:
+    """Accuracy, and each class's precision and recall where it is defined, of counts at true class * K + argmax."""
+    counts = cells.double().cpu().reshape(num_classes, num_classes)  # row: true class, column: argmax
     hit, there, predicted = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
-    row = {"accuracy": float(hit.sum() / len(true))}
+    row = {"accuracy": float(hit.sum() / counts.sum())}
     row |= {f"precision/{k}": float(hit[k] / predicted[k]) for k in range(num_classes) if predicted[k] > 0}
     row |= {f"recall/{k}": float(hit[k] / there[k]) for k in range(num_classes) if there[k] > 0}
     return row

@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from darp.engine.table import total
 from darp.solver import Solution
 from darp.store import PseudoLabelStore
 
@@ -54,10 +56,11 @@ class Refiner:
 
     Args:
         store: the tables; shared with the training loop.
-        target_counts: [K], sums to the number of rows.
+        target_counts: [K], sums to the number of rows (those of all processes).
         warm: number of the last epoch without refinement.
         num_iter: steps from one refresh to the next, counted from 0 in each epoch.
         solver: what refines: `denoised(solve, alpha)` is DARP, `align` and `solve_sinkhorn` are its neighbours.
+        group: processes that hold the rows between them; `solver` knows them by itself.
     """
 
     def __init__(
@@ -68,12 +71,14 @@ class Refiner:
         warm: int,
         num_iter: int,
         solver: Solver,
+        group: dist.ProcessGroup | None = None,
     ) -> None:
         self.store = store
         self.target_counts = torch.as_tensor(target_counts, dtype=torch.float64)
         self.warm = warm
         self.num_iter = num_iter
         self.solver = solver
+        self.group = group
         self._duals: Tensor | None = None
         self._solved: list[tuple[float, int, bool]] = []  # residual, passes and convergence of each solve
         self._seconds = 0.0
@@ -89,7 +94,7 @@ class Refiner:
         """Refine the whole table now; the last duals are the starting point."""
         start = time.perf_counter()
         orig = self.store.orig
-        if bool(torch.isfinite(orig).all()):
+        if not bool(total(torch.isfinite(orig).logical_not().any().long(), self.group)):
             solution = self.solver(orig, self.target_counts, warm_start=self._duals)
         else:  # the model has diverged; the row's loss and residual say so, and there is nothing to refine
             nothing = torch.full_like(self.target_counts, math.nan)

@@ -6,6 +6,7 @@ modules that do the work are imported where a command has its flags.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -76,5 +77,6 @@ def retrain_head(description: str, *option_classes: type, more: Callable[..., Se
 
 
 def _refused(error: ConfigError) -> int:
-    print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts, one speaks
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
     return USER_ERROR

@@ -118,6 +118,7 @@ data_flag = partial(flag, group="data")
 method_flag = partial(flag, group="method")
 refinement_flag = partial(flag, group="refinement", kind="refinement")
 folder_flag = partial(flag, group="run folder", kind="incidental")
+processes_flag = partial(flag, group="processes", kind="incidental")
 wandb_flag = partial(flag, group="W&B", kind="incidental")
 
 
@@ -392,6 +393,24 @@ class Config(DataConfig):
         False,
         "Write into the run's folder where an epoch's time goes (profile.md, a page) and a trace of a few steps "
         "(trace.json.gz).",
+    )
+    nproc: int = processes_flag(
+        1,
+        "Processes that train the run together on this host, each on a GPU of its own or on the CPU; --batch_size is "
+        "shared between them. The same as torchrun --standalone --nproc-per-node. With torchrun leave it out.",
+        minimum=1,
+        maximum=1024,
+    )
+    dist_timeout_s: float = processes_flag(
+        600.0,
+        "Several processes: seconds that one waits for another before the run ends and names the one that is missing.",
+        minimum=1,
+        maximum=1e6,
+    )
+    sync_bn: bool = processes_flag(
+        False,
+        "Several processes on GPUs: batch norm over the whole batch, not over each process's share of it.",
+        kind="shaping",
     )
     dry_run: bool = folder_flag(
         False, "Print the resolved configuration and the logged keys, then stop.", flags=["dry-run"]

@@ -66,13 +66,14 @@ def about_bf16(amp: str, device: torch.device, arch: str) -> str:
     return ""
 
 
-def conditions(device: torch.device) -> dict[str, Any]:
+def conditions(device: torch.device, processes: int = 1) -> dict[str, Any]:
     """What a run's figures depend on beside its configuration, as plain values."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return {
         "commit": checkout_commit(Path(__file__).parents[1]),  # ends in -dirty where files differ from it
         "threads": torch.get_num_threads(),
         "device": name,
+        "processes": processes,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": numpy.__version__,

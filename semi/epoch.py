@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from semi.device import Stopwatch
+from semi.distributed import Ranks
 from semi.methods import Losses
 
 
@@ -39,9 +40,12 @@ class EpochSoFar:
                 self._sums[part.name] += value.detach()
         self.step += 1
 
-    def losses(self) -> dict[str, float]:
-        """The mean of each loss over the steps. Waits for the device."""
-        return {name: float(total) / self.step for name, total in self._sums.items()}
+    def losses(self, ranks: Ranks) -> dict[str, float]:
+        """The mean of each loss over the steps and processes. Waits for the device."""
+        totals = ranks.sum_(torch.stack(list(self._sums.values()))).tolist()
+        return {
+            name: total / (self.step * ranks.size) for name, total in zip(self._sums, totals, strict=True)
+        }
 
     def total(self) -> Tensor:
         """Sum of the losses that were minimised, on the device; not finite as soon as one of them was not."""

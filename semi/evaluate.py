@@ -6,15 +6,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semi.distributed import Ranks
+
 BATCH = 500
 
 
 @torch.no_grad()
-def confusion(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+def confusion(
+    model: nn.Module, images: Tensor, labels: Tensor, ranks: Ranks | None = None
+) -> tuple[Tensor, float]:
     """Confusion counts [K, K] (row: true class, column: predicted) and the mean cross-entropy.
 
     images: normalised float32 [N, 3, H, W]; labels: int64 [N]. The model is put in evaluation mode and back.
+    ranks: processes that have the images between them, this one those that are given; all get the whole result.
     """
+    ranks = ranks or Ranks(images.device)
     training = model.training
     model.eval()
     logits = torch.cat([model(chunk) for chunk in images.split(BATCH)])
@@ -22,7 +28,9 @@ def confusion(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor,
     num_classes = logits.shape[1]
     cells = labels * num_classes + logits.argmax(dim=1)
     counts = torch.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
-    return counts.cpu(), float(F.cross_entropy(logits, labels))
+    loss = ranks.sum_(F.cross_entropy(logits, labels, reduction="sum").double())
+    counts = ranks.sum_(counts)
+    return counts.cpu(), float(loss / counts.sum())
 
 
 def scores(counts: Tensor) -> dict[str, float]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from darp import (
     NoRefiner,
@@ -26,16 +26,14 @@ from darp import (
 from darp.refiner import TargetSource
 from data import BatchSource, Dataset, Loader, PublishedLoader, Split, load_dataset, normalize
 from models import Classifier, build_model
-from semi import checkpoint
 from semi.adam import Adam
-from semi.checkpoint import CHECKPOINT_FILE, CheckpointError
-from semi.config import Config, ConfigError, fields_of_kind, kinds_of
+from semi.config import Config, ConfigError, kinds_of
 from semi.device import about_bf16, computes_in_bf16
+from semi.distributed import Ranks, block
 from semi.ema import Ema
-from semi.epoch import EpochSoFar
 from semi.estimation import estimate_source
+from semi.learner import Learner
 from semi.methods import METHODS, Method
-from semi.run_folder import ResumePoint
 from semi.split import split_for
 
 WINDOW = 20  # epochs in the mean that the paper reports
@@ -44,22 +42,27 @@ PUBLISHED_WARM_SHARE = 0.4  # the published experiments refine from epoch 200 of
 
 @dataclass
 class Job:
-    """Everything that training touches, on one device."""
+    """Everything that training touches, on one device: this process's part where there are several."""
 
     config: Config
     device: torch.device
+    ranks: Ranks
     dataset: Dataset
     split: Split
     loader: BatchSource
     model: Classifier
+    learner: nn.Module  # `Learner` of method and model; gradients of its losses are those of the whole batch
+    statistics: list[
+        Tensor
+    ]  # the float buffers of the model, batch norm's, which each process has from its own share
     ema: Ema
     optimizer: torch.optim.Optimizer
     method: Method
-    store: PseudoLabelStore
+    store: PseudoLabelStore  # of this process's rows
     refiner: TargetSource
-    target_counts: list[float]  # [K], sums to the unlabeled images
-    true_labels: Tensor | None  # int64 [N], None where one is unknown; for diagnosis, never for a loss
-    test_images: Tensor  # float32 [M, 3, 32, 32], normalised
+    target_counts: list[float]  # [K], sums to the unlabeled images of all processes
+    true_labels: Tensor | None  # int64 [rows], None where one is unknown; for diagnosis, never for a loss
+    test_images: Tensor  # float32 [M, 3, 32, 32], normalised; this process's share
     test_labels: Tensor  # int64 [M]
     recent: deque[tuple[float, float]]  # bacc and gm of the last WINDOW epochs
     best_bacc: float = 0.0
@@ -70,15 +73,18 @@ def build_job(
     device: torch.device,
     estimated_dist: Sequence[float] | None = None,
     dataset: Dataset | None = None,
+    ranks: Ranks | None = None,
 ) -> Job:
-    """Seeds, then builds. Writes nothing but what a download stores under `data_dir`.
+    """Seeds, then builds. Writes nothing but what a download stores under `data_dir`, and communicates nothing.
 
     estimated_dist: class distribution [K] of the unlabeled images (`--est`). It is the target of the refinement and of
     ReMixMatch's alignment. Without it the target is the distribution of the labeled images.
     dataset: what stands in for the images, in a dry run without them.
+    ranks: the processes that train together; None: this one alone.
 
     Raises ConfigError or DataError, one line each, when the configuration and the data do not fit.
     """
+    ranks = ranks or Ranks(device)
     torch.manual_seed(config.seed)
     # The published operations come before the resizing, so STL-10's own 96 pixel images are needed for them.
     full_size = config.augment == "published"
@@ -86,49 +92,78 @@ def build_job(
     split = split_for(config, dataset, include_labeled=METHODS[config.semi_method].unlabeled_includes_labeled)
     num_classes = len(dataset.class_names)
     model = build_model(config.arch, num_classes, bf16=computes_in_bf16(config.amp, device)).to(device)
-    images_u = dataset.images_at(split.index_u)
-    store = PseudoLabelStore(len(images_u), num_classes, device)
+    if config.sync_bn:
+        require_gpu_for_sync_bn(device)
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    rows = rows_of(ranks, len(split.index_u))
+    own_u = split.index_u[rows]
+    store = PseudoLabelStore(len(own_u), num_classes, device)
     holds_labeled = METHODS[config.semi_method].unlabeled_includes_labeled
-    target_counts = target_for(split.counts_x, len(images_u), holds_labeled, estimated_dist)
-    method = METHODS[config.semi_method].from_config(config, torch.tensor(target_counts, dtype=torch.float64))
+    target_counts = target_for(split.counts_x, len(split.index_u), holds_labeled, estimated_dist)
+    counts = torch.tensor(target_counts, dtype=torch.float64)
+    method = METHODS[config.semi_method].from_config(config, counts, ranks)
+    test = ranks.rows(len(dataset.test_labels))
+    torch.manual_seed(
+        ranks.seed(config.seed)
+    )  # the weights are equal on all processes, what they draw is not
     return Job(
         config=config,
         device=device,
+        ranks=ranks,
         dataset=dataset,
         split=split,
-        loader=build_loader(config, dataset, split, images_u, method, device),
+        loader=build_loader(config, dataset, split, own_u, method, ranks),
         model=model,
+        learner=Learner(method, model),
+        statistics=[buffer for buffer in model.buffers() if buffer.is_floating_point()],
         ema=Ema(model, config.ema_decay),
         optimizer=Adam(model.parameters(), lr=config.lr, fused=True),
         method=method,
         store=store,
-        refiner=build_refiner(config, store, target_counts),
+        refiner=build_refiner(config, store, target_counts, ranks),
         target_counts=target_counts,
-        true_labels=dataset.train_labels[split.index_u].to(device) if split.counts_u else None,
-        test_images=normalize(dataset.test_images.to(device), dataset.mean, dataset.std),
-        test_labels=dataset.test_labels.to(device),
+        true_labels=dataset.train_labels[own_u].to(device) if split.counts_u else None,
+        test_images=normalize(dataset.test_images[test].to(device), dataset.mean, dataset.std),
+        test_labels=dataset.test_labels[test].to(device),
         recent=deque(maxlen=WINDOW),
     )
 
 
+def rows_of(ranks: Ranks, num_unlabeled: int) -> slice:
+    """This process's rows of the unlabeled set. Raises ConfigError where a process would have none."""
+    if block(num_unlabeled, ranks.size - 1, ranks.size).start >= num_unlabeled:
+        raise ConfigError(
+            f"--ratio: {num_unlabeled} unlabeled images are too few for {ranks.size} processes, of which each has rows "
+            "of its own; start fewer"
+        )
+    return ranks.rows(num_unlabeled)
+
+
+def require_gpu_for_sync_bn(device: torch.device) -> None:
+    if device.type != "cuda":
+        raise ConfigError("--sync_bn: it needs GPUs, and this run is on the CPU; leave it out")
+
+
 def build_loader(
-    config: Config, dataset: Dataset, split: Split, images_u: Tensor, method: Method, device: torch.device
+    config: Config, dataset: Dataset, split: Split, own_u: Tensor, method: Method, ranks: Ranks
 ) -> BatchSource:
+    """This process's share of each batch: of all labeled images, and of the unlabeled ones that `own_u` [n] lists."""
     full_x = dataset.train_full_size
     shared: dict[str, Any] = {
         "views_x": method.views_x,
         "views_u": method.views_u,
-        "batch_size": config.batch_size,
+        "batch_size": config.batch_size // ranks.size,
         "mean": dataset.mean,
         "std": dataset.std,
         "flip": dataset.flip,
         "magnitude": 14 if config.dataset == "cifar100" else 4,  # RandAugment(2, 14) there, (3, 4) elsewhere
         "num_ops": 2 if config.dataset == "cifar100" else 3,
         "full_x": None if full_x is None else full_x[split.index_x],
-        "full_u": dataset.full_size_at(split.index_u),
-        "device": device,
-        "seed": config.seed,
+        "full_u": dataset.full_size_at(own_u),
+        "device": ranks.device,
+        "seed": ranks.seed(config.seed),
     }
+    images_u = dataset.images_at(own_u)
     sets = (dataset.train_images[split.index_x], dataset.train_labels[split.index_x], images_u)
     if config.loader == "published":
         return PublishedLoader(*sets, randaugment=config.randaugment, **shared)
@@ -159,15 +194,22 @@ def target_for(
     return (torch.tensor(estimated_dist, dtype=torch.float64) * proper + known).tolist()
 
 
-def build_refiner(config: Config, store: PseudoLabelStore, target_counts: list[float]) -> TargetSource:
+def build_refiner(
+    config: Config, store: PseudoLabelStore, target_counts: list[float], ranks: Ranks
+) -> TargetSource:
     if not config.refines:
         return NoRefiner()
+    if config.solver == "reference" and ranks.size > 1:
+        raise ConfigError("--solver reference: it works in one process alone; use --solver exact")
+    group = ranks.group
     coarse = config.dataset in ("cifar100", "stl10")  # the published tolerances of the coordinate scheme
     published: Callable[..., Any] = partial(solve_reference, rounds=config.iter_T, tol=0.3 if coarse else 0.1)
     solvers: dict[str, Callable[..., Any]] = {
-        "darp": denoised(solve if config.solver == "exact" else published, config.alpha),
-        "align": align,
-        "sinkhorn": solve_sinkhorn,
+        "darp": denoised(
+            partial(solve, group=group) if config.solver == "exact" else published, config.alpha, group
+        ),
+        "align": partial(align, group=group),
+        "sinkhorn": partial(solve_sinkhorn, group=group),
     }
     return Refiner(
         store,
@@ -175,6 +217,7 @@ def build_refiner(config: Config, store: PseudoLabelStore, target_counts: list[f
         warm=config.warm,
         num_iter=config.num_iter,
         solver=solvers[config.refine],
+        group=group,
     )
 
 
@@ -230,6 +273,7 @@ def describe(job: Job) -> dict[str, Any]:
         **({"estimate": estimate_source(job.config)} if job.config.est else {}),
         "lambda_u": job.config.unlabeled_weight,
         "device": str(job.device),
+        "processes": job.ranks.size,
         "arithmetic": "bf16" if job.model.bf16 else "float32",
         "class_names": list(job.dataset.class_names),
         "labeled_counts_asked": split.counts_x_asked,
@@ -244,77 +288,3 @@ def describe(job: Job) -> dict[str, Any]:
             "numpy": numpy.__version__,
         },
     }
-
-
-def snapshot(job: Job, epoch: int, so_far: EpochSoFar | None = None) -> dict[str, Any]:
-    """All that the epochs after `epoch` depend on; `so_far` is what is done of the next one."""
-    return {
-        "partial": so_far.state_dict() if so_far else None,
-        "config": asdict(job.config),
-        "epoch": epoch,
-        "index_u": job.split.index_u,  # which images the rows of the store are
-        "target_counts": job.target_counts,
-        "model": job.model.state_dict(),
-        "ema": job.ema.model.state_dict(),
-        "optimizer": job.optimizer.state_dict(),
-        "method": job.method.state_dict(),
-        "refiner": job.refiner.state_dict(),
-        "store": job.store.state_dict(),
-        "loader": job.loader.state_dict(),
-        "random": checkpoint.random_state(),
-        "recent": [list(pair) for pair in job.recent],
-        "best_bacc": job.best_bacc,
-    }
-
-
-def restore(job: Job, point: ResumePoint) -> int:
-    """Take up a snapshot; returns the number of the epoch that comes next or goes on.
-
-    Raises ConfigError when the checkpoint's configuration would train something else, or its unlabeled images are not
-    these in this order; CheckpointError when it does not fit the device or the classes, or is incomplete.
-    """
-    state, now = point.state, asdict(job.config)
-    free = fields_of_kind(Config, "incidental") | fields_of_kind(Config, "length")
-    try:
-        for name, then in state["config"].items():
-            if name not in free and now.get(name) != then:
-                raise ConfigError(
-                    f"--{name} {now.get(name)}: the checkpoint was trained with {then}; "
-                    "use that, or start without --resume"
-                )
-        if (then := state["store"]["orig"].shape) != job.store.orig.shape:
-            raise ValueError(
-                f"its pseudo-labels are {then[0]} rows of {then[1]} classes, those of this data set "
-                f"{job.store.orig.shape[0]} of {job.store.orig.shape[1]}; resume with the images of the saved run"
-            )
-        if not torch.equal(state["index_u"], job.split.index_u):
-            raise ConfigError(
-                f"--resume {point.path}: the checkpoint's unlabeled images are others, or in another order, than "
-                "--seed and the data give here; resume with the same files and version, or start without --resume"
-            )
-        # A checkpoint from before the target was kept in it says nothing of it.
-        if not numpy.allclose(state.get("target_counts", job.target_counts), job.target_counts, atol=1e-6):
-            raise ConfigError(
-                f"--resume {point.path}: the run aims at other class counts than --est gives now: the estimate has "
-                "changed; put the old one back (--est FILE), or start without --resume"
-            )
-        job.loader.load_state_dict(state["loader"])  # first: it refuses another kind of device
-        job.model.load_state_dict(state["model"])
-        job.ema.model.load_state_dict(state["ema"])
-        job.optimizer.load_state_dict(state["optimizer"])
-        job.method.load_state_dict(state["method"])
-        job.refiner.load_state_dict(state["refiner"])
-        job.store.load_state_dict(state["store"])
-        checkpoint.restore_random_state(state["random"])
-        job.recent.extend((bacc, gm) for bacc, gm in state["recent"])
-        job.best_bacc = float(state["best_bacc"])
-        return int(state["epoch"]) + 1
-    except ConfigError:
-        raise
-    except KeyError as error:
-        raise CheckpointError(
-            f"--resume {point.path}: {error} is missing in it; use a {CHECKPOINT_FILE} of this version of the tool"
-        ) from None
-    except Exception as error:  # what does not fit fails anywhere in torch's own restoring
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"--resume {point.path}: it does not fit this run: {reason}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,15 +10,17 @@ import torch
 from darp.pseudo_labels import pseudo_label_metrics
 from semi import stopping
 from semi.device import Stopwatch
+from semi.distributed import OfFirst, Ranks
 from semi.epoch import EpochSoFar
 from semi.evaluate import confusion, scores
-from semi.job import Job, describe, never_refines, other_schedule, restore
+from semi.job import Job, describe, never_refines, other_schedule
 from semi.lock import claimed
 from semi.methods import Losses
 from semi.profiling import NO_PROFILE, STEP_PARTS, NoProfile, profile_of
 from semi.progress import Progress
 from semi.run_folder import ResumePoint, refuse_if_moved_on, set_aside
 from semi.saving import Checkpoints, keep_best
+from semi.snapshot import restore
 from tracking.alerts import HOPELESS_EXIT
 from tracking.base import Tracker
 
@@ -33,29 +34,26 @@ def run(job: Job, folder: Path, resume_from: ResumePoint | None, tracker: Tracke
     Raises ConfigError or CheckpointError, one line each, before anything is written.
     """
     config, first_epoch, partial, tracker_state = job.config, job.config.start_epoch, None, {}
+    ranks, tracker = job.ranks, OfFirst(tracker, job.ranks)
     if resume_from:
-        first_epoch, partial = restore(job, resume_from), resume_from.state.get("partial")
+        first_epoch = ranks.together(lambda: restore(job, resume_from))
+        partial = resume_from.state.get("partial")
         tracker_state = resume_from.state.get("tracker", {})
     if first_epoch >= config.epochs:
-        print(
-            f"nothing to train: epoch {config.epochs - 1} is done; raise --epochs to go on", file=sys.stderr
-        )
+        ranks.say(f"nothing to train: epoch {config.epochs - 1} is done; raise --epochs to go on")
         if first_epoch == config.epochs:  # a process that was killed at its end may have left a row unsent
-            with claimed(folder):
-                refuse_if_moved_on(folder, resume_from)
+            with ranks.on_first(claimed(folder)):
+                ranks.by_first(lambda: refuse_if_moved_on(folder, resume_from))
                 tracker.start(describe(job) | {"run_name": folder.name}, tracker_state, first_epoch)
                 tracker.finish(0)
         return
-    with claimed(folder, overwrite=config.overwrite and not resume_from):
-        refuse_if_moved_on(folder, resume_from)
-        if resume_from:
-            set_aside(resume_from)
-            if resume_from.path.parent == folder and not partial:
-                keep_best(job, resume_from.path, folder)  # a kill may have come before it was linked
+    with ranks.on_first(claimed(folder, overwrite=config.overwrite and not resume_from)):
+        ranks.by_first(lambda: take_over(job, folder, resume_from))
         tracker.start(describe(job) | {"run_name": folder.name}, tracker_state, first_epoch)
         schedule = other_schedule(job, resume_from.state) if resume_from else ""
         for sentence in filter(None, (schedule, never_refines(config))):  # last, where they are seen
-            print(sentence, file=sys.stderr)
+            ranks.say(sentence)
+        job.learner = ranks.replicated(job.learner)
         exit_code = 1
         try:
             so_far = EpochSoFar(job.device, partial)  # here, because its time begins with it
@@ -68,15 +66,27 @@ def run(job: Job, folder: Path, resume_from: ResumePoint | None, tracker: Tracke
             tracker.finish(exit_code)
 
 
+def take_over(job: Job, folder: Path, resume_from: ResumePoint | None) -> None:
+    """What the one process that writes to the folder does before the first step."""
+    refuse_if_moved_on(folder, resume_from)
+    if not resume_from:
+        return
+    set_aside(resume_from)
+    if resume_from.path.parent == folder and not resume_from.state.get("partial"):
+        keep_best(job, resume_from.path, folder)  # a kill may have come before it was linked
+
+
 def train_epochs(job: Job, folder: Path, first_epoch: int, so_far: EpochSoFar, tracker: Tracker) -> None:
     """Train from `first_epoch` on, in which `so_far` is done.
 
     Raises SystemExit: at a request to stop, with the state saved; when the loss is not finite; and at the end when
     the disk did not take all of it.
     """
-    config, checkpoints = job.config, Checkpoints(job, folder, tracker)
-    steps, profile = config.val_iteration, profile_of(config, folder, job.device)
-    with stopping.held(), Progress(config.epochs * steps, first_epoch * steps + so_far.step) as progress:
+    config, ranks, checkpoints = job.config, job.ranks, Checkpoints(job, folder, tracker)
+    steps = config.val_iteration
+    profile = profile_of(config, folder, job.device) if ranks.is_first else NO_PROFILE
+    done_steps = first_epoch * steps + so_far.step
+    with stopping.held(), Progress(config.epochs * steps, done_steps, shown=ranks.is_first) as progress:
         for epoch in range(first_epoch, config.epochs):
             broken = train_epoch(job, epoch, so_far, progress, checkpoints, profile)
             row = finish_epoch(job, epoch, so_far)
@@ -86,16 +96,15 @@ def train_epochs(job: Job, folder: Path, first_epoch: int, so_far: EpochSoFar, t
                 tracker.log(row)
                 profile.epoch(row, done.seconds())
             if broken or (config.nan == "stop" and not is_finite(job, done)):
-                end_as_not_finite(row, folder)
+                end_as_not_finite(row, folder, ranks)
             with so_far.timed("checkpoint"):
                 checkpoints.save(epoch)
             progress.epoch(row, config.epochs)
-            stopping.end_if_requested()
+            stopping.end_if_requested(ranks.largest(stopping.waiting()))
     if checkpoints.behind or tracker.state_dict().get("unwritten_rows"):
-        print(
+        ranks.say(
             f"{checkpoints.behind or folder}: the end of the run could not be written; make room and go on with "
-            "--resume auto, which trains again what is missing",
-            file=sys.stderr,
+            "--resume auto, which trains again what is missing"
         )
         raise SystemExit(1)
 
@@ -117,29 +126,29 @@ def train_epoch(
         so_far.add(train_step(job, epoch, so_far.step, so_far.watch))
         progress.step()
         profile.step()
-        due = checkpoints is not None and checkpoints.pace.due()
+        due = checkpoints is not None and job.ranks.largest(checkpoints.pace.due()) > 0
         if stops and (due or so_far.step % max(1, steps // LOSS_CHECKS) == 0) and not is_finite(job, so_far):
             return True
         if checkpoints is not None and due:
             with so_far.timed("checkpoint"):
                 checkpoints.save(epoch - 1, so_far)
-            stopping.end_if_requested()
+            stopping.end_if_requested(job.ranks.largest(stopping.waiting()))
     return False
 
 
 def is_finite(job: Job, so_far: EpochSoFar) -> bool:
     """Whether every loss of the epoch was finite, and every weight is. Waits for the device."""
     weights = torch.stack(torch._foreach_norm([p.detach() for p in job.model.parameters()]))
-    return bool(torch.isfinite(so_far.total()) & torch.isfinite(weights).all())
+    finite = bool(torch.isfinite(so_far.total()) & torch.isfinite(weights).all())
+    return job.ranks.largest(not finite) == 0
 
 
-def end_as_not_finite(row: dict[str, Any], folder: Path) -> NoReturn:
+def end_as_not_finite(row: dict[str, Any], folder: Path, ranks: Ranks) -> NoReturn:
     """End the run without a checkpoint of its lost weights."""
-    print(
+    ranks.say(
         f"the loss or a weight is not finite in epoch {row['epoch']}: the run ends (exit code {HOPELESS_EXIT}), and "
         f"{folder} keeps the checkpoint before. Start again with a smaller --lr, then a smaller --lambda-u or --ratio; "
-        "--nan continue trains on regardless",
-        file=sys.stderr,
+        "--nan continue trains on regardless"
     )
     raise SystemExit(HOPELESS_EXIT)
 
@@ -150,7 +159,7 @@ def finish_epoch(job: Job, epoch: int, so_far: EpochSoFar) -> dict[str, Any]:
     seconds = dict.fromkeys(("data", "refine", *STEP_PARTS, "log", "checkpoint"), 0.0) | so_far.seconds()
     trained = so_far.elapsed()
     row: dict[str, Any] = {"epoch": epoch, "lr": job.config.lr}
-    row |= {f"loss/{name}": mean for name, mean in so_far.losses().items()}
+    row |= {f"loss/{name}": mean for name, mean in so_far.losses(job.ranks).items()}
     row |= evaluate(job)
     row |= job.refiner.health()
     now = so_far.elapsed()
@@ -175,7 +184,7 @@ def train_step(job: Job, epoch: int, step: int, watch: Stopwatch) -> Losses:
     targets = job.refiner.targets(batch.index_u, probs, epoch, step)  # [B, K]
     watch.charge("refine")
     progress = (epoch + step / config.val_iteration) / config.epochs
-    losses = job.method.losses(job.model, batch, targets, progress)
+    losses = Losses(**job.learner(batch, targets, progress))
     watch.charge("forward")
     job.optimizer.zero_grad(set_to_none=True)
     losses.total.backward()
@@ -184,6 +193,7 @@ def train_step(job: Job, epoch: int, step: int, watch: Stopwatch) -> Losses:
     with torch.no_grad():
         torch._foreach_mul_(list(job.model.parameters()), 1 - DECAY * config.lr)
     watch.charge("optimizer")
+    job.ranks.mean_(job.statistics)
     job.ema.update()
     watch.charge("ema")
     return losses
@@ -191,7 +201,7 @@ def train_step(job: Job, epoch: int, step: int, watch: Stopwatch) -> Losses:
 
 def evaluate(job: Job) -> dict[str, Any]:
     """Test scores of the averaged weights, and the state of the pseudo-labels."""
-    counts, loss = confusion(job.ema.model, job.test_images, job.test_labels)
+    counts, loss = confusion(job.ema.model, job.test_images, job.test_labels, job.ranks)
     test = scores(counts)
     job.recent.append((test["bacc"], test["gm"]))
     job.best_bacc = max(job.best_bacc, test["bacc"])
@@ -202,5 +212,11 @@ def evaluate(job: Job) -> dict[str, Any]:
     row |= {"last20/bacc": sum(bacc) / len(bacc), "last20/gm": sum(gm) / len(gm)}
     store = job.store
     return row | pseudo_label_metrics(
-        store.orig, store.refined, store.visited, job.target_counts, job.true_labels, job.config.tau
+        store.orig,
+        store.refined,
+        store.visited,
+        job.target_counts,
+        job.true_labels,
+        job.config.tau,
+        job.ranks.sum_,
     )

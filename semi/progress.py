@@ -15,10 +15,13 @@ LINE_EVERY_S = 30.0  # of `now_and_then`
 
 
 class Progress:
-    """Everything goes to standard error. `steps` counts all steps of the run, `done` those before a resume."""
+    """Everything goes to standard error. `steps` counts all steps of the run, `done` those before a resume.
 
-    def __init__(self, steps: int, done: int, name: str = "steps") -> None:
-        self.console = Console(stderr=True, highlight=False)
+    shown: False says nothing: another process does.
+    """
+
+    def __init__(self, steps: int, done: int, name: str = "steps", *, shown: bool = True) -> None:
+        self.console = Console(stderr=True, highlight=False, quiet=not shown)
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(),

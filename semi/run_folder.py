@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from semi import checkpoint
+from semi import checkpoint, sharding
 from semi.checkpoint import BEST_FILE, CHECKPOINT_FILE, PREVIOUS_FILE, CheckpointError
 from semi.config import Config, ConfigError, DataConfig, fields_of_kind
 from tracking.local import METRICS_FILE, kept_name, read_rows
@@ -98,7 +98,7 @@ def _newest(config: Config, folder: Path) -> ResumePoint | None:
                 problems.append(f"{path}: it is missing")
             continue
         try:
-            state = checkpoint.load(path, said="")
+            state = _whole(path, said="")
         except CheckpointError as error:
             problems.append(str(error))
             damaged.append(path)
@@ -120,12 +120,12 @@ def _named(path: Path, folder: Path) -> ResumePoint:
     """`--resume PATH`. An older checkpoint than the folder's own would cut its rows and replace its checkpoint."""
     own = folder / CHECKPOINT_FILE
     try:
-        state = checkpoint.load(path)
+        state = _whole(path)
     except CheckpointError as error:
         raise CheckpointError(f"{error}{_others(path)}") from None
     if own.exists() and own.resolve() != path.resolve():
         try:
-            newest = checkpoint.load(own)
+            newest = _whole(own)
         except CheckpointError:
             return ResumePoint(
                 path, state, identity=_identity(path)
@@ -136,6 +136,14 @@ def _named(path: Path, folder: Path) -> ResumePoint:
                 "which would be lost; go on with --resume auto, or copy the file into a new folder and resume it there"
             )
     return ResumePoint(path, state, identity=_identity(path))
+
+
+def _whole(path: Path, said: str = "--resume ") -> dict[str, Any]:
+    """`checkpoint.load`, and CheckpointError too where rows that several processes saved are not all there."""
+    state = checkpoint.load(path, said)
+    if "sharded" in state:
+        sharding.require_whole(path, state["sharded"])
+    return state
 
 
 def _others(path: Path) -> str:

@@ -13,9 +13,11 @@ import torch
 import yaml
 
 from data import DataError, Dataset, FilesMissingError, known_counts, load_dataset
+from semi import checkpoint
 from semi.checkpoint import CheckpointError
 from semi.config import USER_ERROR, Config, ConfigError, EstimateConfig
 from semi.device import choose_algorithms, conditions, pick_device
+from semi.distributed import Ranks, joined
 from semi.estimation import (
     NotIdentifiable,
     estimate_config,
@@ -28,7 +30,7 @@ from semi.estimation import (
 )
 from semi.job import build_job, describe, never_refines, warnings
 from semi.loop import run
-from semi.run_folder import holds_run, resume_point, run_folder
+from semi.run_folder import ResumePoint, holds_run, resume_point, run_folder
 from tracking.alerts import AlertSink, AlertTracker, print_alert
 from tracking.base import Fanout, Tracker
 from tracking.local import LocalTracker, exit_code_of, in_one_line
@@ -43,43 +45,77 @@ def start_training(
     fetch_estimate: Callable[[str, Path], Path] | None,
 ) -> int:
     """Train `config`; the other arguments, and the exit code, are those of `semi.commands.train`."""
+    ranks = None
     try:
-        consumed = config.resume.removeprefix("wandb:") if config.resume.startswith("wandb:") else ""
-        if consumed:
-            config = fetched(config, consumed, fetch)
-        folder = run_folder(config, sweep_trial())
-        tell_sweep(folder)
-        resume_from = resume_point(config, folder)
-        # first, because it refuses what W&B would not take
-        others = more(folder, consumed, *options) if more else ()
-        device, note = pick_device(config.gpu)
-        choose_algorithms(device, config.deterministic)
-        stand_in = dry_dataset(config) if config.dry_run else None
-        job = build_job(config, device, estimated_dist(config, device, fetch_estimate), stand_in)
-        for sentence in filter(None, (note, resume_from and resume_from.note, *warnings(job))):
-            print(sentence, file=sys.stderr)
-        print(
-            f"run folder: {folder}" + (f", going on from {resume_from.path}" if resume_from else ""),
-            file=sys.stderr,
-        )
-        if config.dry_run:
-            print(yaml.safe_dump({"config": describe(job), "row": ROW}, sort_keys=False), end="", flush=True)
-            if sentence := never_refines(config):
-                print(sentence, file=sys.stderr)
-            return 0
-        run(
-            job,
-            folder,
-            resume_from,
-            Fanout([LocalTracker(folder, conditions(device)), *others, watch(config, folder, others)]),
-        )
+        ranks, note = joined(config)
+        train(ranks, note, config, options, more, fetch, fetch_estimate)
     except (ConfigError, DataError, CheckpointError) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         return USER_ERROR
     except OSError as error:
         print(f"{Path(sys.argv[0]).name}: {in_one_line(error)}", file=sys.stderr)
         return exit_code_of(error)
+    finally:
+        if ranks:
+            ranks.leave()
     return 0
+
+
+def train(
+    ranks: Ranks,
+    note: str,
+    config: Config,
+    options: Sequence[Any],
+    more: Callable[..., Sequence[Tracker]] | None,
+    fetch: Callable[[str, Path], Path] | None,
+    fetch_estimate: Callable[[str, Path], Path] | None,
+) -> None:
+    """`start_training` on one of `ranks`, whose device `note` is about. Mistakes are raised, by one process."""
+    consumed = config.resume.removeprefix("wandb:") if config.resume.startswith("wandb:") else ""
+    if consumed:
+        config = ranks.by_first(lambda: fetched(config, consumed, fetch))
+    folder = run_folder(config, sweep_trial())
+    ranks.by_first(lambda: tell_sweep(folder))
+    resume_from = resume_point_of(ranks, config, folder)
+    others: list[Tracker] = []
+    if more:  # first, because it refuses what W&B would not take
+        ranks.by_first(lambda: others.extend(more(folder, consumed, *options)))
+    device = ranks.device
+    choose_algorithms(device, config.deterministic)
+    stand_in = dry_dataset(config) if config.dry_run else None
+    dist = ranks.by_first(lambda: estimated_dist(config, device, fetch_estimate))
+    if ranks.local_rank == 0:  # it downloads what is not there, and the others of its host find it
+        job = ranks.together(lambda: build_job(config, device, dist, stand_in, ranks))
+        ranks.together(lambda: None)
+    else:
+        ranks.together(lambda: None)
+        job = ranks.together(lambda: build_job(config, device, dist, stand_in, ranks))
+    for sentence in (note, resume_from.note if resume_from else "", *warnings(job)):
+        if sentence:
+            ranks.say(sentence)
+    ranks.say(f"run folder: {folder}" + (f", going on from {resume_from.path}" if resume_from else ""))
+    if config.dry_run:
+        if ranks.is_first:
+            print(yaml.safe_dump({"config": describe(job), "row": ROW}, sort_keys=False), end="", flush=True)
+        if sentence := never_refines(config):
+            ranks.say(sentence)
+        return
+    trackers = [LocalTracker(folder, conditions(device, ranks.size)), *others, watch(config, folder, others)]
+    run(job, folder, resume_from, Fanout(trackers))
+
+
+def resume_point_of(ranks: Ranks, config: Config, folder: Path) -> ResumePoint | None:
+    """Where all of them go on from: the first one looks, the others read what it found."""
+    found: list[ResumePoint | None] = []
+
+    def look() -> ResumePoint | None:
+        found.append(resume_point(config, folder))
+        return found[0] and replace(found[0], state={})
+
+    told = ranks.by_first(look)
+    if told is None or ranks.is_first:
+        return ranks.together(lambda: found[0] if found else None)
+    return ranks.together(lambda: replace(told, state=checkpoint.load(told.path)))
 
 
 def start_estimation(config: EstimateConfig, options: Sequence[Any], more: Callable[..., None] | None) -> int:

@@ -44,10 +44,16 @@ def requested() -> bool:
     return _waiting is not None
 
 
-def end_if_requested() -> None:
-    """The place where a request that waits is met."""
-    if _waiting is not None:
-        raise SystemExit(128 + _waiting)
+def waiting() -> int:
+    """The signal of a request to stop that waits; 0 where none does."""
+    return _waiting or 0
+
+
+def end_if_requested(number: int | None = None) -> None:
+    """The place where a request that waits is met; `number` is that of another process, where there are several."""
+    number = waiting() if number is None else number
+    if number:
+        raise SystemExit(128 + number)
 
 
 def save_requested() -> bool:

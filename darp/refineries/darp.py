@@ -7,19 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch.distributed as dist
 from torch import Tensor
 
 from darp.noise import remove_noise
 from darp.solver import Solution, solve
 
 
-def denoised(solver: Callable[..., Solution], alpha: float) -> Callable[..., Solution]:
-    """DARP as one refinement: noisy entries are removed (see `remove_noise`), then `solver` does the rest."""
+def denoised(
+    solver: Callable[..., Solution], alpha: float, group: dist.ProcessGroup | None = None
+) -> Callable[..., Solution]:
+    """DARP as one refinement: noisy entries are removed (see `remove_noise`), then `solver` does the rest.
+
+    group: processes that hold the rows between them; `solver` knows them by itself.
+    """
 
     def refine(
         probs: Tensor, target_counts: Tensor | Sequence[float], *, warm_start: Tensor | None = None
     ) -> Solution:
-        return solver(remove_noise(probs, target_counts, alpha), target_counts, warm_start=warm_start)
+        cleaned = remove_noise(probs, target_counts, alpha, group=group)
+        return solver(cleaned, target_counts, warm_start=warm_start)
 
     return refine
 

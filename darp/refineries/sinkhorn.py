@@ -13,8 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from darp.engine.table import total
 from darp.refineries.align import scaled
 from darp.solver import Solution
 
@@ -27,6 +29,7 @@ def solve_sinkhorn(
     warm_start: Tensor | None = None,
     tol: float = 1e-6,
     max_iter: int = 1000,
+    group: dist.ProcessGroup | None = None,
 ) -> Solution:
     """Scale the columns of `probs` until, with its rows renormalised, they sum to `target_counts`.
 
@@ -36,6 +39,8 @@ def solve_sinkhorn(
         warm_start: [K] duals of an earlier solution.
         tol: largest max_k |column sum - c_k| / max(1, c_k) that counts as converged.
         max_iter: rounds, each one reading of the table, that may be spent.
+        group: processes that hold the rows between them; each gives its own and gets them back. K numbers are reduced
+            a round.
 
     Returns:
         A solution with `duals` = -log v, the smallest 0, inf for a class of target 0. The rate of convergence is
@@ -48,10 +53,10 @@ def solve_sinkhorn(
         scale *= torch.exp(-warm_start.double().nan_to_num(posinf=0.0)).to(probs.device)
     for rounds in range(1, max_iter + 1):  # noqa: B007 (told below)
         rows = (table @ scale).clamp(min=1e-300)
-        sums = scale * (table.T @ (1 / rows))  # column sums of the table at this scale
+        sums = total(scale * (table.T @ (1 / rows)), group)  # column sums of the table at this scale
         residual = ((sums - counts).abs() / counts.clamp(min=1)).max()
         if float(residual) <= tol / 2:  # waits for the device; half, so that rounding to float32 has room
             break
         scale = torch.where(sums > 0, scale * counts / sums.clamp(min=1e-300), scale)
         scale /= scale.max()
-    return scaled(probs, counts, scale, iterations=rounds, tol=tol)
+    return scaled(probs, counts, scale, iterations=rounds, tol=tol, group=group)

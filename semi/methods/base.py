@@ -10,6 +10,7 @@ from torch import Tensor
 from data import Batch
 from models import Classifier
 from semi.config import Config
+from semi.distributed import Ranks
 
 View = Literal["weak", "strong"]
 
@@ -34,8 +35,8 @@ class Method(Protocol):
     weights_follow_epochs: bool  # whether `losses` depends on `progress`
 
     @classmethod
-    def from_config(cls, config: Config, target_counts: Tensor) -> Method:
-        """The method with its parameters from `config`; target_counts [K] sums to the unlabeled images."""
+    def from_config(cls, config: Config, target_counts: Tensor, ranks: Ranks) -> Method:
+        """The method with its parameters from `config`; target_counts [K] sums to the unlabeled images of all ranks."""
 
     def guess(self, model: Classifier, batch: Batch) -> Tensor:
         """Pseudo-labels [B, K], rows sum to 1, without gradient. They are what `pseudo_orig` stores."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from data import Batch
 from models import Classifier
 from semi.config import Config
+from semi.distributed import Ranks
 from semi.methods.base import Losses, Stateless, View
 
 
@@ -28,7 +29,7 @@ class FixMatch(Stateless):
         self.tau = tau
 
     @classmethod
-    def from_config(cls, config: Config, target_counts: Tensor) -> FixMatch:
+    def from_config(cls, config: Config, target_counts: Tensor, ranks: Ranks) -> FixMatch:
         return FixMatch(config.tau)
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ from torch import Tensor
 from data import Batch
 from models import Classifier
 from semi.config import Config
+from semi.distributed import Ranks
 from semi.losses import brier, soft_cross_entropy
 from semi.methods.base import Losses, Stateless, View
 from semi.mixing import mixup, sharpen
@@ -37,7 +38,7 @@ class MixMatch(Stateless):
         self.alpha = alpha
 
     @classmethod
-    def from_config(cls, config: Config, target_counts: Tensor) -> MixMatch:
+    def from_config(cls, config: Config, target_counts: Tensor, ranks: Ranks) -> MixMatch:
         return MixMatch(config.unlabeled_weight, config.T, config.mix_alpha)
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ from torch import Tensor
 from data import Batch
 from models import Classifier
 from semi.config import Config
+from semi.distributed import Ranks
 from semi.methods.base import Losses, Stateless, View
 
 RAMP = 0.4  # share of the training over which the unlabeled weight rises to 1
@@ -30,7 +31,7 @@ class PseudoLabel(Stateless):
         self.tau = tau
 
     @classmethod
-    def from_config(cls, config: Config, target_counts: Tensor) -> PseudoLabel:
+    def from_config(cls, config: Config, target_counts: Tensor, ranks: Ranks) -> PseudoLabel:
         return PseudoLabel(config.tau)
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from data import Batch, rotate90
 from models import Classifier
 from models.classifier import ROTATIONS
 from semi.config import Config
+from semi.distributed import Ranks
 from semi.losses import soft_cross_entropy
 from semi.methods.base import Losses, View
 from semi.mixing import mixup, sharpen
@@ -30,6 +31,7 @@ class ReMixMatch:
         alpha: parameters of mixup's Beta distribution.
         align_to: images of each class [K] that the running mean of the guesses is moved to, or None. They sum to the
             unlabeled images.
+        ranks: processes whose guesses the running mean is of.
     """
 
     views_x: tuple[View, ...] = ("strong",)
@@ -45,18 +47,20 @@ class ReMixMatch:
         temperature: float,
         alpha: float,
         align_to: Tensor | None,
+        ranks: Ranks,
     ) -> None:
         self.lambda_u, self.w_rot, self.w_ent = lambda_u, w_rot, w_ent
         self.temperature = temperature
         self.alpha = alpha
         self.align_to = align_to
+        self.ranks = ranks
         # The mean guess of each recent step [MEMORY, K], newest last, zeros before there were any; and how many there
         # were. Both stay where the guesses are, and in their places: a step may be recorded once and replayed.
         self._recent: Tensor | None = None
         self._seen = torch.zeros(())
 
     @classmethod
-    def from_config(cls, config: Config, target_counts: Tensor) -> ReMixMatch:
+    def from_config(cls, config: Config, target_counts: Tensor, ranks: Ranks) -> ReMixMatch:
         return ReMixMatch(
             config.unlabeled_weight,
             config.w_rot,
@@ -64,6 +68,7 @@ class ReMixMatch:
             config.T,
             config.mix_alpha,
             target_counts if config.align else None,
+            ranks,
         )
 
     @torch.no_grad()
@@ -72,7 +77,8 @@ class ReMixMatch:
         if self.align_to is not None:
             wanted = self.align_to = self.align_to.to(probs)  # moved by the first step, there from then on
             # The running mean as images of each class.
-            guessed = self._remembered(probs.mean(dim=0, keepdim=True)) * wanted.sum()
+            mean = self.ranks.sum_(probs.mean(dim=0, keepdim=True)) / self.ranks.size
+            guessed = self._remembered(mean) * wanted.sum()
             probs = probs * (wanted + ONE_MORE) / (guessed + ONE_MORE)
             probs = probs / probs.sum(dim=1, keepdim=True)
         return sharpen(probs, self.temperature)

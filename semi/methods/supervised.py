@@ -9,6 +9,7 @@ from torch import Tensor
 from data import Batch
 from models import Classifier
 from semi.config import Config
+from semi.distributed import Ranks
 from semi.methods.base import Losses, Stateless, View
 
 
@@ -19,7 +20,7 @@ class Supervised(Stateless):
     weights_follow_epochs = False
 
     @classmethod
-    def from_config(cls, config: Config, target_counts: Tensor) -> Supervised:
+    def from_config(cls, config: Config, target_counts: Tensor, ranks: Ranks) -> Supervised:
         return Supervised()
 
     @torch.no_grad()

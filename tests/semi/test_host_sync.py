@@ -20,6 +20,7 @@ from darp import NoRefiner, PseudoLabelStore, Refiner
 from data import Loader, kernels, randaugment
 from models import build_model
 from semi.config import Config
+from semi.distributed import Ranks
 from semi.methods import METHODS
 from tests.semi.runs import TINY
 
@@ -67,7 +68,8 @@ def network() -> nn.Module:
 
 def parts(method: str, augment: str, *, compiled: bool = False) -> SimpleNamespace:
     config = Config(**TINY | {"semi_method": method, "align": True})
-    made = METHODS[method].from_config(config, torch.full((K,), N / K, dtype=torch.float64))
+    counts = torch.full((K,), N / K, dtype=torch.float64)
+    made = METHODS[method].from_config(config, counts, Ranks(torch.device("cuda")))
     images = torch.zeros(N, 3, 32, 32, dtype=torch.uint8)
     loader = Loader(
         images, torch.zeros(N, dtype=torch.int64), images, views_x=made.views_x, views_u=made.views_u, batch_size=B,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from data import Batch, long_tail_counts
 from models import Classifier
 from semi.config import Config
+from semi.distributed import Ranks
 from semi.job import build_job
 from semi.methods.fixmatch import FixMatch
 from semi.methods.mixmatch import MixMatch
@@ -19,6 +20,7 @@ from semi.mixing import mixup, own_share, sharpen
 from tests.semi.runs import TINY
 
 B, K, SIDE, WIDTH = 6, 3, 4, 5
+ALONE = Ranks(torch.device("cpu"))
 SHARE = 0.2  # what the Beta distribution gives; mixup takes the larger part, 0.8, of the image itself
 TURNS = np.array([0, 1, 2, 3, 1, 2])
 
@@ -173,7 +175,7 @@ def test_mixmatch_losses_are_those_of_the_paper(network, draws, progress):
 
 def test_remixmatch_aligns_its_guesses_with_the_target_in_images_of_each_class(network):
     wanted = np.array([60.0, 40.0, 0.0])  # of 100 unlabeled images
-    method = ReMixMatch(1.5, 0.5, 0.5, 0.5, 0.75, torch.from_numpy(wanted))
+    method = ReMixMatch(1.5, 0.5, 0.5, 0.5, 0.75, torch.from_numpy(wanted), ALONE)
     recent = []
     for seed in (1, 3):
         made, _, _, views_u = batch(1, 3, seed)
@@ -210,7 +212,7 @@ def test_remixmatch_aligns_to_the_estimate_where_there_is_one_and_to_the_labeled
 
 
 def test_remixmatch_remembers_128_steps(network):
-    method = ReMixMatch(1.5, 0.5, 0.5, 0.5, 0.75, torch.full((K,), 1 / K))
+    method = ReMixMatch(1.5, 0.5, 0.5, 0.5, 0.75, torch.full((K,), 1 / K), ALONE)
     for seed in range(130):
         made, *_ = batch(1, 3, seed)
         method.guess(network.model, made)
@@ -221,7 +223,7 @@ def test_remixmatch_remembers_128_steps(network):
 def test_remixmatch_without_align_only_sharpens(network):
     made, _, _, views_u = batch(1, 3)
     probs = softmax(network.logits(views_u[0]))
-    guess = ReMixMatch(1.5, 0.5, 0.5, 0.5, 0.75, None).guess(network.model, made)
+    guess = ReMixMatch(1.5, 0.5, 0.5, 0.5, 0.75, None, ALONE).guess(network.model, made)
     np.testing.assert_allclose(guess.numpy(), probs**2 / (probs**2).sum(1, keepdims=True))
 
 
@@ -229,7 +231,7 @@ def test_remixmatch_without_align_only_sharpens(network):
 def test_remixmatch_losses_are_those_of_the_paper(network, draws, progress):
     made, views_x, labels, (weak, strong, strong2) = batch(1, 3)
     targets = some_targets()
-    method = ReMixMatch(1.5, 0.5, 0.3, 0.5, 0.75, None)
+    method = ReMixMatch(1.5, 0.5, 0.3, 0.5, 0.75, None, ALONE)
     losses = method.losses(network.model, made, torch.from_numpy(targets), progress)
     images, soft = mixed(
         np.concatenate([*views_x, strong, strong2, weak]),

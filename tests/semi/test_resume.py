@@ -13,9 +13,10 @@ import torch
 from semi import checkpoint
 from semi.checkpoint import CheckpointError
 from semi.config import Config, ConfigError
-from semi.job import build_job, restore, snapshot
+from semi.job import build_job
 from semi.methods import METHODS
 from semi.run_folder import ResumePoint, resume_point, run_folder
+from semi.snapshot import restore, snapshot
 from tests.semi.runs import TINY, Interrupting, Interruption, rows, train
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ import yaml
 
 from semi import checkpoint, loop, pace, saving, stopping
 from semi.config import Config
+from semi.distributed import Ranks
 from semi.methods import METHODS
 from semi.run_folder import run_folder
 from semi.saving import Checkpoints
@@ -136,7 +138,8 @@ def test_checkpoints_within_an_epoch_take_one_percent_of_the_time_at_most(tmp_pa
     monkeypatch.setattr(checkpoint, "save", slow)
     monkeypatch.setattr(saving, "snapshot", lambda *_: {})
     monkeypatch.setattr(saving, "keep_best", lambda *_: None)
-    job: Any = type("Job", (), {"config": config(tmp_path, checkpoint_every_s=10.0)})
+    ranks = Ranks(torch.device("cpu"))
+    job: Any = SimpleNamespace(config=config(tmp_path, checkpoint_every_s=10.0), ranks=ranks)
     checkpoints = Checkpoints(job, tmp_path, LocalTracker(tmp_path))
     now[0] = 9.9
     assert not checkpoints.pace.due()
@@ -323,4 +326,4 @@ def test_a_runs_config_says_which_code_threads_and_versions_made_its_figures(tmp
     assert start["epoch"] == 0
     assert start["torch"] == str(torch.__version__)
     assert start["threads"] >= 1
-    assert set(start) == {"epoch", "commit", "threads", "device", "python", "torch", "numpy"}
+    assert set(start) == {"epoch", "commit", "threads", "device", "processes", "python", "torch", "numpy"}

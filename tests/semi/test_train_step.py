@@ -7,6 +7,7 @@ from semi.config import Config
 from semi.device import Stopwatch
 from semi.epoch import EpochSoFar
 from semi.job import build_job
+from semi.learner import Learner
 from semi.loop import DECAY, evaluate, finish_epoch, train_epoch, train_step
 from semi.methods import Losses
 from semi.progress import Progress
@@ -33,6 +34,7 @@ class Counting:
 def job_of(method, **changes):
     job = build_job(Config(**(TINY | changes)), torch.device("cpu"))
     job.method = method
+    job.learner = Learner(method, job.model)
     return job
 
 
