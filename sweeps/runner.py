@@ -156,7 +156,7 @@ def run(
 
 @contextlib.contextmanager
 def listening(runner: Runner) -> Iterator[None]:
-    """Inside, signals end this runner or have its trials save."""
+    """Inside, signals end this runner or have its trials save, and so does a study that is out of reach."""
 
     def end(number: int, frame: FrameType | None) -> None:
         runner.stop = runner.stop or number
@@ -167,11 +167,16 @@ def listening(runner: Runner) -> Iterator[None]:
         for trial in list(runner.running):
             trial.process.send_signal(signal.SIGUSR1)
 
+    def lost(failure: threading.ExceptHookArgs) -> None:  # of Optuna's heartbeat: the study is out of reach
+        runner.trouble = runner.trouble or failure.exc_value
+
     previous = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     previous[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, save)
+    hook, threading.excepthook = threading.excepthook, lost
     try:
         yield
     finally:
+        threading.excepthook = hook
         for number, handler in previous.items():
             signal.signal(number, handler)
 
@@ -198,7 +203,7 @@ def work(runner: Runner, job: int) -> None:
                     raise
                 runner.taken_over.discard(job)
     except BaseException as error:
-        runner.trouble = error
+        runner.trouble = runner.trouble or error
         for trial in list(runner.running):
             trial.ask(signal.SIGTERM)
 
