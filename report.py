@@ -38,18 +38,19 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"report: {problem}", file=sys.stderr)
     if not runs:
         return _refuse(f"no run in {', '.join(map(printable, options.runs))}")
-    # here, because importing altair takes half a second
+    # here, so that a mistake in the flags is told before numpy is imported
     from rich.console import Console
 
     from tracking.report.figures import final_figures, terminal_table
     from tracking.report.page import build_page
-    from tracking.report.picture import picture_png
 
     groups = group_runs(runs)
     try:
         page = build_page(groups, title=options.title, problems=problems).encode()
         write_whole(Path(options.out), page)
         if options.png:
+            from tracking.report.picture import picture_png  # imports altair
+
             write_whole(Path(options.png), picture_png(groups))
     except OSError as error:
         return _refuse(f"cannot write {printable(error.filename)}: {error.strerror}")

@@ -24,6 +24,7 @@ COLLAPSED_SHARE = 0.5  # of the target's effective number of classes
 DEAD_SHARE = 0.05  # of the class's target share
 UNCONVERGED_SHARE = 0.1  # of an epoch's solves
 THRESHOLDED = frozenset({"fix", "pseudo"})  # methods that train on rows over the threshold alone
+LOSSES = tuple(f"loss/{part}" for part in ("total", "x", "u", "r", "e"))
 HOPELESS = frozenset({"collapse", "loss"})
 HOPELESS_EXIT = 3
 
@@ -106,11 +107,7 @@ def _lasting(rows: Sequence[Row], length: int, holds: Callable[[Row], bool], set
 
 
 def _loss(rows: Sequence[Row]) -> Alert | None:
-    broken = [
-        key
-        for key, value in rows[-1].items()
-        if key.startswith("loss/") and (value is None or not math.isfinite(value))
-    ]
+    broken = [key for key in LOSSES if (value := rows[-1].get(key, 0.0)) is None or not math.isfinite(value)]
     if not broken:
         return None
     return Alert(

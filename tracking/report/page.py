@@ -70,13 +70,13 @@ SECTIONS = (
         "Precision against recall of the pseudo-labels",
         "One point a class: hollow raw, filled refined. Low {recall}: the class loses its images. Low {precision}: it "
         "takes those of others.",
-        "tables",
+        "labels",
     ),
     (
         "taken",
         "Who takes whose images",
         "Up: images of other classes that carry this label. Down, lighter: images of this class that carry another.",
-        "tables",
+        "labels",
     ),
     ("times", "Where the time goes", "{data_time} a step, and the parts of an epoch.", "groups"),
     ("solver", "Solver health", "Of each epoch's solves: worst {residual}, passes, failures.", "groups"),

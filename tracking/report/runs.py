@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tracking.base import Row
 from tracking.local import CONFIG_FILE, METRICS_FILE, is_kept, read_config, read_rows
 
 METHOD_NAMES = {
@@ -68,7 +69,7 @@ class Run:
     folder: Path
     name: str
     config: Mapping[str, Any]
-    rows: Sequence[Mapping[str, float]]
+    rows: Sequence[Row]
 
     @property
     def class_names(self) -> list[str]:
@@ -224,7 +225,7 @@ def read_run(folder: str | Path) -> Run:
     if not (folder / METRICS_FILE).exists():
         raise ValueError(f"no {METRICS_FILE} (a run writes it with its first epoch)")
     try:
-        rows = [{k: float(v) for k, v in row.items() if not isinstance(v, list)} for row in read_rows(folder)]
+        rows = read_rows(folder)
     except OSError as error:
         raise ValueError(f"cannot be read: {printable(error)}") from None
     if not rows:

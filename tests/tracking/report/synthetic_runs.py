@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -122,3 +123,27 @@ def _normalised(weights: list[float]) -> list[float]:
 
 def _distance(one: list[float], other: list[float]) -> float:
     return sum(abs(a - b) for a, b in zip(one, other, strict=True)) / 2
+
+
+def write_many(parent: Path, *, runs: int = 100, epochs: int = 500, num_classes: int = 10) -> Path:
+    """Runs of two regimes, raw and refined, ten settings of lr: 40 configurations of seeds.
+
+    The rows of ten runs serve all of them, as writing 50,000 rows would take most of a test's time.
+    """
+    rows = []
+    for number in range(10):
+        darp, few = bool(number % 2), number % 4 > 1
+        base = write_run(
+            parent / "base", str(number), num_classes=num_classes, epochs=epochs, seed=number, darp=darp,
+            num_max=1 if few else 60, collapse=1.1 if few else 0.12,
+        )  # fmt: skip
+        rows.append(((darp, few), base / "metrics.jsonl"))
+    for number in range(runs):
+        (darp, few), base = rows[number % 10]
+        folder = write_run(
+            parent / "runs", f"run {number}", num_classes=num_classes, epochs=epochs, epochs_done=0, darp=darp,
+            num_max=1 if few else 60, seed=number, lr=0.001 * (1 + number // 20),
+        )  # fmt: skip
+        (folder / "metrics.jsonl").unlink()
+        os.link(base, folder / "metrics.jsonl")
+    return parent / "runs"

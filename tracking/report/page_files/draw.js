@@ -64,11 +64,13 @@ function valueAxis(svg, values, y, left, right, format = (value) => String(Numbe
   }
 }
 
-const MAX_NAMED_CLASSES = 20; // beyond it every tenth class is named
+const MAX_NAMED_CLASSES = 20; // with more, refined is a line, seeds have no dots, and classes are named by tens
+const CLASS_GAP = 13; // pixels from one name to the next
 
-/** Which places of the class axis are named, and how. */
-function classLabels(names, order) {
-  const step = order.length <= MAX_NAMED_CLASSES ? 1 : 10;
+/** Which places of the class axis are named, and how; `width` is that of one class. */
+function classLabels(names, order, width) {
+  const steps = order.length > MAX_NAMED_CLASSES ? [10, 20, 50, 100] : [1, 2, 5, 10];
+  const step = steps.find((step) => step * width >= CLASS_GAP * (step > 1 ? 2 : 1)) ?? steps[3];
   return order.map((k, place) => (place % step === 0 ? { place, text: shortened(names[k]) } : null)).filter(Boolean);
 }
 

@@ -5,9 +5,9 @@ const BARS = {
   height: 178,
   draw(svg, spec, width) {
     const { names, order, series, low = 0, top } = spec;
-    const labels = classLabels(names, order);
     const left = 38, right = width - 4, above = 6;
     const step = (right - left) / order.length;
+    const labels = classLabels(names, order, step);
     const below = classAxisHeight(labels, step);
     const bottom = BARS.height - below;
     svg.setAttribute("height", BARS.height);
@@ -37,8 +37,7 @@ const BARS = {
       if (place < 0 || place >= order.length) return null;
       const rows = series.map(({ name, colour, values, dots }) => {
         const seeds = dots?.length > 1 ? finite(dots.map((dot) => dot[order[place]])) : [];
-        const range = seeds.length > 1 ? ` (${short(Math.min(...seeds))} to ${short(Math.max(...seeds))})` : "";
-        return [colour, name, short(values[order[place]]) + range];
+        return [colour, name, short(values[order[place]]) + rangeText(Math.min(...seeds), Math.max(...seeds))];
       });
       return { heading: `class ${names[order[place]]}`, rows };
     });
@@ -48,6 +47,9 @@ const BARS = {
     rows: order.map((k) => [names[k], ...series.map(({ values }) => short(values[k]))]),
   }),
 };
+
+/** From the smallest to the largest seed, where that can be seen. */
+const rangeText = (low, high) => (low < high && short(low) !== short(high) ? ` (${short(low)} to ${short(high)})` : "");
 
 const VIRIDIS = ["440154", "482878", "3e4989", "31688e", "26828e", "1f9e89", "35b779", "6ece58", "b5de2b", "fde725"];
 const LESS_MORE = ["b35806", "e08214", "fdb863", "fee0b6", "f7f7f7", "d8daeb", "b2abd2", "8073ac", "542788"];
@@ -78,9 +80,10 @@ const HEAT = {
   height: 150,
   draw(svg, spec, width) {
     const { names, order, epochs, values, pick } = spec;
-    const labels = classLabels(names, order);
+    const above = 4, row = Math.max(2.4, Math.min(15, 240 / order.length));
+    const labels = classLabels(names, order, row);
     const left = 8 + Math.min(80, 6.4 * Math.max(...labels.map(({ text }) => text.length)));
-    const right = width - 6, above = 4, row = Math.max(2.4, Math.min(15, 240 / order.length));
+    const right = width - 6;
     const bottom = above + row * order.length;
     svg.setAttribute("height", bottom + 22);
     const columns = epochs.length, step = (right - left) / columns;
@@ -123,6 +126,8 @@ const signed = (value, sign) => (sign && value > 0 ? "+" : "") + short(value);
 
 /** Position of the last epoch that is not after `epoch`, the first where there is none. */
 const placeOf = (epochs, epoch) => Math.max(0, epochs.findLastIndex((one) => one <= epoch));
+
+const TOLD_LINES = 8; // of a tooltip: those that are nearest to the pointer
 
 /** Lines over epochs: the mean over seeds thick, a band from the smallest to the largest seed, single seeds thin. */
 const LINES = {
@@ -177,9 +182,10 @@ const LINES = {
       const rows = series
         .map((one) => ({ one, point: one.points[placeOf(one.points.map((point) => point.epoch), epoch)] }))
         .filter(({ point }) => point && Number.isFinite(point.mean) && point.epoch <= epoch)
+        .sort((a, b) => Math.abs(y(a.point.mean) - py) - Math.abs(y(b.point.mean) - py))
+        .slice(0, TOLD_LINES)
         .sort((a, b) => b.point.mean - a.point.mean)
-        .slice(0, 12)
-        .map(({ one, point }) => [one.colour, one.name, short(point.mean) + (point.low < point.high ? ` (${short(point.low)} to ${short(point.high)})` : "")]);
+        .map(({ one, point }) => [one.colour, one.name, short(point.mean) + rangeText(point.low, point.high)]);
       return { heading: `epoch ${epoch}`, rows };
     }, (px) => pick(epochAt(px)));
     return (epoch) => { line.setAttribute("x1", x(epoch)); line.setAttribute("x2", x(epoch)); };

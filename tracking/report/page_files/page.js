@@ -72,8 +72,12 @@ function moreButton(count) {
 
 function showLegends() {
   const tables = [["raw", "bar"], ["refined", "bar"], ["target", "level"], ["truth", "level"]].map(([name, form]) => [`table ${name}`, name, TABLE_COLOURS[name], form]);
-  const groups = labels().map((label) => [label, label, styleOf(label).colour, "bar"]);
-  for (const place of document.querySelectorAll(".legend")) place.replaceChildren(...(place.dataset.legend === "tables" ? tables : groups).map(legendButton));
+  const groups = labels().map((label) => {
+    const { colour, dash } = styleOf(label);
+    return [label, label, dash ? `repeating-linear-gradient(90deg, ${colour} 0 4px, transparent 4px 6px)` : colour, "bar"];
+  });
+  const legends = { tables, labels: tables.slice(0, 2), groups };
+  for (const place of document.querySelectorAll(".legend")) place.replaceChildren(...legends[place.dataset.legend].map(legendButton));
 }
 
 function legendButton([key, name, colour, form]) {
@@ -166,7 +170,11 @@ const REFINERIES = { none: "none", align: "alignment", sinkhorn: "Sinkhorn", dar
 function makeControls() {
   const slider = at("epoch");
   slider.max = PAGE.epochs.length - 1;
-  slider.addEventListener("input", () => { play(false); pickEpoch(PAGE.epochs[slider.value]); });
+  slider.addEventListener("input", () => {
+    const wanted = PAGE.epochs[slider.value];
+    play(false); // puts the slider back to where the state is
+    pickEpoch(wanted);
+  });
   at("play").addEventListener("click", () => play(playing === 0));
   fill("regime", PAGE.regimes.map(({ name }) => name));
   fill("method", PAGE.groups.map(({ method }) => method));
@@ -180,9 +188,29 @@ function makeControls() {
   });
   at("reset").addEventListener("click", () => setState({ regime: "", method: "", refine: "", seed: "", text: "", hide: new Set() }));
   window.addEventListener("hashchange", () => {
-    readFragment();
+    readState();
     follow(Object.keys(state));
   });
+  const choose = at("choose");
+  document.addEventListener("pointerdown", (event) => { if (!choose.contains(event.target)) choose.open = false; });
+  window.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    hideTip();
+    if (choose.open) {
+      choose.open = false;
+      choose.querySelector("summary").focus();
+    }
+  });
+}
+
+/** What the address says, without what this page cannot show. */
+function readState() {
+  readFragment();
+  for (const select of document.querySelectorAll("#choose select")) {
+    if (![...select.options].some(({ value }) => value === state[select.id])) state[select.id] = DEFAULTS[select.id];
+  }
+  const columns = document.querySelector("table.sortable").tHead.rows[0].cells.length;
+  if (!/^-?\d+$/.test(state.sort) || Math.abs(Number(state.sort)) >= columns) state.sort = "";
 }
 
 /** Words of the glossary explain themselves under the pointer and when they have the focus. */
@@ -202,8 +230,8 @@ function makeTerms() {
 
 async function start() {
   await load();
-  readFragment();
   makeControls();
+  readState();
   makeSortable();
   makeTerms();
   showControls();
@@ -218,7 +246,6 @@ async function start() {
   }).observe(document.body);
   scheme.addEventListener("change", renewAll);
   window.addEventListener("beforeprint", drawAll);
-  window.addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
 }
 
 start().catch((error) => {

@@ -21,12 +21,15 @@ function caption(group, ...facts) {
   return parts;
 }
 
-/** Largest share of any class at any epoch among all runs of a data set: one scale for its charts. */
+const SHARE_TABLES = ["pseudo/orig", "pseudo/refined", "pseudo/true", "pseudo/target"];
+
+/** Largest share of any class at any epoch among the runs of a data set: one scale for its charts. */
 function shareTop(group) {
   const dataset = PAGE.regimes[group.regime].dataset;
-  return largest(PAGE.runs
-    .filter((run) => PAGE.regimes[run.group.regime].dataset === dataset)
-    .flatMap((run) => ["pseudo/orig", "pseudo/refined", "pseudo/true", "pseudo/target"].map((key) => run.series.get(key)?.high ?? 0))) || 1;
+  const top = (run) => largest(SHARE_TABLES.map((key) => run.series.get(key)?.high ?? 0));
+  const tops = PAGE.groups.filter((other) => PAGE.regimes[other.regime].dataset === dataset).map(({ runs }) => runs.map(top));
+  const alone = group.classes.length <= MAX_NAMED_CLASSES; // else only means are drawn, which are no larger than this
+  return largest(tops.map((each) => (alone ? largest(each) : mean(each)))) || 1;
 }
 
 const meanFigure = (runs, key, epoch) => mean(finite(runs.map((run) => run.figure(key, epoch))));
@@ -54,6 +57,9 @@ function shareBars(group) {
   };
 }
 
+/** Largest share in any heatmap: they have one scale. */
+const heatTop = () => largest(PAGE.runs.map((run) => Math.max(run.series.get("pseudo/orig")?.high ?? 0, run.series.get("pseudo/refined")?.high ?? 0))) || 1;
+
 function heatmap(group, [name, table]) {
   const run = typical(group), key = `pseudo/${table}`;
   const difference = state.heat === "difference";
@@ -63,7 +69,7 @@ function heatmap(group, [name, table]) {
   const values = reference ? logged.map((share, at) => share - reference[Math.floor(at / columns)]) : logged;
   return {
     names: group.classes, order: classOrder(run), epochs: run.epochs, values, difference: difference && reference !== null,
-    top: shareTop(group), pick: pickEpoch,
+    top: heatTop(), pick: pickEpoch,
     label: `${group.label}: ${name} share of each class over the epochs, seed ${run.seed}`,
     caption: caption(group, name, `seed ${run.seed}`),
   };
@@ -153,7 +159,7 @@ const logged = (key) => PAGE.runs.some((run) => run.series.has(key));
 function showHeatScale() {
   const place = document.getElementById("heat-scale");
   const difference = state.heat === "difference";
-  const top = largest(PAGE.groups.map(shareTop));
+  const top = heatTop();
   const canvas = make("canvas", { width: 140, height: 1 });
   const context = canvas.getContext("2d");
   for (let x = 0; x < 140; x++) {
