@@ -31,6 +31,7 @@ PLACEMENTS = ("device", "host")  # those of data.loader, which takes torch and a
 RANDAUGMENTS = ("published", "package")
 NAN_CHOICES = ("stop", "continue")
 AMP_CHOICES = ("auto", "bf16", "off")
+GRAPH_CHOICES = ("auto", "off")
 SOLVERS = ("exact", "reference")
 REFINEMENTS = ("none", "darp", "align", "sinkhorn")
 DATASETS = (
@@ -349,6 +350,13 @@ class Config(DataConfig):
     deterministic: bool = flag(
         False,
         "On a GPU: only algorithms that give the same bits each time, which costs time. A CPU always does.",
+        kind="incidental",
+    )
+    graph: str = flag(
+        "auto",
+        "On a GPU, auto: record the step as CUDA graphs, compare them with its operations one by one, and replay them. "
+        "off: launch the operations one by one.",
+        choices=GRAPH_CHOICES,
         kind="incidental",
     )
     alerts: bool = flag(

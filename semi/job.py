@@ -32,6 +32,7 @@ from semi.device import about_bf16, computes_in_bf16
 from semi.distributed import Ranks, block
 from semi.ema import Ema
 from semi.estimation import estimate_source
+from semi.graph import Halves
 from semi.learner import Learner
 from semi.methods import METHODS, Method
 from semi.split import split_for
@@ -66,6 +67,7 @@ class Job:
     test_labels: Tensor  # int64 [M]
     recent: deque[tuple[float, float]]  # bacc and gm of the last WINDOW epochs
     best_bacc: float = 0.0
+    recorded: Halves | None = None  # what a step runs on a GPU in place of its operations one by one
 
 
 def build_job(
@@ -117,7 +119,8 @@ def build_job(
         learner=Learner(method, model),
         statistics=[buffer for buffer in model.buffers() if buffer.is_floating_point()],
         ema=Ema(model, config.ema_decay),
-        optimizer=Adam(model.parameters(), lr=config.lr, fused=True),
+        # What is recorded on a GPU counts its steps there.
+        optimizer=Adam(model.parameters(), lr=config.lr, fused=True, capturable=device.type == "cuda"),
         method=method,
         store=store,
         refiner=build_refiner(config, store, target_counts, ranks),

@@ -22,7 +22,7 @@ class Learner(nn.Module):
         super().__init__()
         self.method, self.model = method, model
 
-    def forward(self, batch: Batch, targets: Tensor, progress: float) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, targets: Tensor, progress: Tensor) -> dict[str, Tensor]:
         """The losses that the method has, by their names in `Losses`; targets [B, K], progress from 0 to 1."""
         losses = self.method.losses(self.model, batch, targets, progress)
         named = {part.name: getattr(losses, part.name) for part in fields(Losses)}

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from torch import Tensor
 
 from darp.pseudo_labels import pseudo_label_metrics
+from data import Batch
 from semi import stopping
 from semi.device import Stopwatch
 from semi.distributed import OfFirst, Ranks
 from semi.epoch import EpochSoFar
 from semi.evaluate import confusion, scores
+from semi.graph import STEPS, Halves, capture_of, recorded
 from semi.job import Job, describe, never_refines, other_schedule
 from semi.lock import claimed
 from semi.methods import Losses
@@ -86,6 +90,8 @@ def train_epochs(job: Job, folder: Path, first_epoch: int, so_far: EpochSoFar, t
     steps = config.val_iteration
     profile = profile_of(config, folder, job.device) if ranks.is_first else NO_PROFILE
     done_steps = first_epoch * steps + so_far.step
+    with so_far.timed("between"):
+        record_step(job)
     with stopping.held(), Progress(config.epochs * steps, done_steps, shown=ranks.is_first) as progress:
         for epoch in range(first_epoch, config.epochs):
             broken = train_epoch(job, epoch, so_far, progress, checkpoints, profile)
@@ -173,17 +179,32 @@ def finish_epoch(job: Job, epoch: int, so_far: EpochSoFar) -> dict[str, Any]:
 
 
 def train_step(job: Job, epoch: int, step: int, watch: Stopwatch) -> Losses:
-    """One batch: guess, store, refine, learn. Only a refinement's test of convergence waits for the device."""
-    config = job.config
+    """One batch: guess, refine, learn. Only a refinement's test of convergence waits for the device.
+
+    `guess` and `learn` are those below; on a GPU their recordings (`record_step`).
+    """
+    config, halves = job.config, job.recorded or unrecorded(job)
     watch.charge("between")
     batch = job.loader.next()
     watch.charge("data")
-    probs = job.method.guess(job.model, batch)  # [B, K]
-    job.store.update(batch.index_u, probs)
+    probs = halves.guess(batch)  # [B, K]
     watch.charge("guess")
     targets = job.refiner.targets(batch.index_u, probs, epoch, step)  # [B, K]
     watch.charge("refine")
-    progress = (epoch + step / config.val_iteration) / config.epochs
+    done = (epoch + step / config.val_iteration) / config.epochs
+    progress = torch.full((), done, dtype=torch.float64, device=job.device)
+    return halves.learn(batch, targets, progress, watch)
+
+
+def guess(job: Job, batch: Batch) -> Tensor:
+    """Predictions [B, K] for the unlabeled images, and their rows in the table."""
+    probs = job.method.guess(job.model, batch)
+    job.store.update(batch.index_u, probs)
+    return probs
+
+
+def learn(job: Job, batch: Batch, targets: Tensor, progress: Tensor, watch: Stopwatch) -> Losses:
+    """Losses, gradients, Adam, averaged weights. Nothing that the host decides is in here, so it may be recorded."""
     losses = Losses(**job.learner(batch, targets, progress))
     watch.charge("forward")
     job.optimizer.zero_grad(set_to_none=True)
@@ -191,12 +212,44 @@ def train_step(job: Job, epoch: int, step: int, watch: Stopwatch) -> Losses:
     watch.charge("backward")
     job.optimizer.step()
     with torch.no_grad():
-        torch._foreach_mul_(list(job.model.parameters()), 1 - DECAY * config.lr)
+        torch._foreach_mul_(list(job.model.parameters()), 1 - DECAY * job.config.lr)
     watch.charge("optimizer")
     job.ranks.mean_(job.statistics)
     job.ema.update()
     watch.charge("ema")
     return losses
+
+
+def unrecorded(job: Job) -> Halves:
+    return Halves(partial(guess, job), partial(learn, job))
+
+
+def record_step(job: Job) -> None:
+    """Where --graph has it, let a recording of the two halves take their place: two launches in place of hundreds."""
+    capture = capture_of(job.config.graph, job.device)
+    if capture is None or job.ranks.size > 1:
+        return
+    job.model.train()
+    before = job.loader.state_dict()
+    batches = [job.loader.next() for _ in range(STEPS)]
+    job.loader.load_state_dict(before)
+    job.recorded, fault = recorded(unrecorded(job), partial(changed_by_a_step, job), batches, capture)
+    if fault:
+        job.ranks.say(f"--graph auto: steps are launched operation by operation ({fault})")
+
+
+def changed_by_a_step(job: Job) -> dict[str, Tensor]:
+    """Every tensor that `guess` and `learn` write to, by PART/NAME."""
+    changed: dict[str, Tensor] = {}
+    for model, whose in ((job.model, ""), (job.ema.model, "averaged ")):
+        changed |= {f"{whose}weights/{name}": weight for name, weight in model.named_parameters()}
+        for name, buffer in model.named_buffers():
+            kind = "statistics" if buffer.is_floating_point() else "counters"
+            changed[f"{whose}{kind}/{name}"] = buffer
+    for number, state in job.optimizer.state_dict()["state"].items():
+        changed |= {f"Adam's {name}/{number}": tensor for name, tensor in state.items()}
+    changed |= {f"method's {name}/": tensor for name, tensor in job.method.state_dict().items()}
+    return changed | {"table/": job.store.orig, "visited rows/": job.store.visited}
 
 
 def evaluate(job: Job) -> dict[str, Any]:

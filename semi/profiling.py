@@ -13,18 +13,27 @@ import torch
 from semi.config import Config
 from tracking.local import in_one_line, replacing, write_atomically
 
-STEP_PARTS = ("guess", "forward", "backward", "optimizer", "ema", "between")  # what time/step is the sum of
+STEP_PARTS = (
+    "guess",
+    "forward",
+    "backward",
+    "optimizer",
+    "ema",
+    "recorded",
+    "between",
+)  # what time/step is the sum of
 TABLE_FILE, TRACE_FILE = "profile.md", "trace.json.gz"
 WARM, TRACED = 3, 3  # steps before the trace, whose first uses of everything would fill it, and steps in it
 LISTED = 12  # operations on the page
 SAID = {
     "data": "waiting for batches",
-    "step": "the six parts below",
+    "step": "the parts below",
     "guess": "predictions for the unlabeled images, and their rows in the table",
     "forward": "losses",
     "backward": "gradients",
     "optimizer": "Adam and the decay of the weights",
     "ema": "the averaged weights",
+    "recorded": "on a GPU: losses to averaged weights as one graph, in place of the four parts above",
     "between": "sums of the losses, the progress bar, looks at the loss",
     "refine": "refinement",
     "eval": "test scores and the metrics of the pseudo-labels",

@@ -41,8 +41,11 @@ class Method(Protocol):
     def guess(self, model: Classifier, batch: Batch) -> Tensor:
         """Pseudo-labels [B, K], rows sum to 1, without gradient. They are what `pseudo_orig` stores."""
 
-    def losses(self, model: Classifier, batch: Batch, targets: Tensor, progress: float) -> Losses:
-        """Losses for targets [B, K]; `progress` runs from 0 to 1 over all epochs."""
+    def losses(self, model: Classifier, batch: Batch, targets: Tensor, progress: Tensor) -> Losses:
+        """Losses for targets [B, K]; `progress`, a float64 scalar on the device, runs from 0 to 1 over all epochs.
+
+        A step may be recorded and replayed, so nothing here may depend on the host or make it wait.
+        """
 
     def state_dict(self) -> dict[str, Any]: ...
 

@@ -36,7 +36,7 @@ class FixMatch(Stateless):
     def guess(self, model: Classifier, batch: Batch) -> Tensor:
         return model(batch.views_u[0]).softmax(dim=1)
 
-    def losses(self, model: Classifier, batch: Batch, targets: Tensor, progress: float) -> Losses:
+    def losses(self, model: Classifier, batch: Batch, targets: Tensor, progress: Tensor) -> Losses:
         strong = batch.views_u[1:]
         logits = model(torch.cat([batch.views_x[0], *strong]))  # one pass, so batch norm sees all views
         num_x = len(batch.labels_x)

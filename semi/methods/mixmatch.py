@@ -46,7 +46,7 @@ class MixMatch(Stateless):
         mean = torch.stack([model(view).softmax(dim=1) for view in batch.views_u]).mean(dim=0)
         return sharpen(mean, self.temperature)
 
-    def losses(self, model: Classifier, batch: Batch, targets: Tensor, progress: float) -> Losses:
+    def losses(self, model: Classifier, batch: Batch, targets: Tensor, progress: Tensor) -> Losses:
         num_x = len(batch.labels_x)
         labels = F.one_hot(batch.labels_x, targets.shape[1]).to(targets.dtype)
         views = [*batch.views_x, *batch.views_u]
@@ -54,4 +54,4 @@ class MixMatch(Stateless):
         logits = model(mixed)
         loss_x = soft_cross_entropy(logits[:num_x], mixed_targets[:num_x])
         loss_u = brier(logits[num_x:], mixed_targets[num_x:])
-        return Losses(loss_x + self.lambda_u * progress * loss_u, x=loss_x, u=loss_u)
+        return Losses(loss_x + (self.lambda_u * progress).to(loss_u.dtype) * loss_u, x=loss_x, u=loss_u)

@@ -38,10 +38,10 @@ class PseudoLabel(Stateless):
     def guess(self, model: Classifier, batch: Batch) -> Tensor:
         return model(batch.views_u[0]).softmax(dim=1)
 
-    def losses(self, model: Classifier, batch: Batch, targets: Tensor, progress: float) -> Losses:
+    def losses(self, model: Classifier, batch: Batch, targets: Tensor, progress: Tensor) -> Losses:
         num_x = len(batch.labels_x)
         logits = model(torch.cat([batch.views_x[0], batch.views_u[0]]))
         confidence, label = targets.max(dim=1)
         loss_x = F.cross_entropy(logits[:num_x], batch.labels_x)
         loss_u = (F.cross_entropy(logits[num_x:], label, reduction="none") * (confidence >= self.tau)).mean()
-        return Losses(loss_x + min(progress / RAMP, 1.0) * loss_u, x=loss_x, u=loss_u)
+        return Losses(loss_x + (progress / RAMP).clamp(max=1).to(loss_u.dtype) * loss_u, x=loss_x, u=loss_u)

@@ -93,7 +93,7 @@ class ReMixMatch:
         self._seen += 1
         return self._recent.sum(dim=0) / self._seen.clamp(max=MEMORY)
 
-    def losses(self, model: Classifier, batch: Batch, targets: Tensor, progress: float) -> Losses:
+    def losses(self, model: Classifier, batch: Batch, targets: Tensor, progress: Tensor) -> Losses:
         num_x = len(batch.labels_x)
         labels = F.one_hot(batch.labels_x, targets.shape[1]).to(targets.dtype)
         weak, strong, strong2 = batch.views_u
@@ -108,7 +108,8 @@ class ReMixMatch:
         loss_u = soft_cross_entropy(logits[num_x:], mixed_targets[num_x:])
         loss_r = F.cross_entropy(model.rotation(rotate90(strong, turns)), turns)
         loss_e = soft_cross_entropy(model(strong), targets)
-        total = loss_x + progress * (self.lambda_u * loss_u + self.w_ent * loss_e) + self.w_rot * loss_r
+        ramped = progress.to(loss_u.dtype) * (self.lambda_u * loss_u + self.w_ent * loss_e)
+        total = loss_x + ramped + self.w_rot * loss_r
         return Losses(total, x=loss_x, u=loss_u, r=loss_r, e=loss_e)
 
     def state_dict(self) -> dict[str, Any]:

@@ -31,6 +31,6 @@ class Supervised(Stateless):
         model.train()
         return probs
 
-    def losses(self, model: Classifier, batch: Batch, targets: Tensor, progress: float) -> Losses:
+    def losses(self, model: Classifier, batch: Batch, targets: Tensor, progress: Tensor) -> Losses:
         loss_x = F.cross_entropy(model(batch.views_x[0]), batch.labels_x)
         return Losses(loss_x, x=loss_x)

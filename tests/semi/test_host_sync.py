@@ -86,7 +86,8 @@ def step(on: SimpleNamespace, refiner) -> torch.Tensor:
     probs = on.method.guess(on.model, batch)
     on.store.update(batch.index_u, probs)
     targets = refiner.targets(batch.index_u, probs, epoch=3, step=1)
-    losses = on.method.losses(on.model, batch, targets, progress=0.5)
+    progress = torch.full((), 0.5, dtype=torch.float64, device="cuda")
+    losses = on.method.losses(on.model, batch, targets, progress)
     total: torch.Tensor = losses.total
     return total
 

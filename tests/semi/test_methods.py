@@ -159,7 +159,9 @@ def test_mixmatch_guesses_the_sharpened_mean_of_both_views(network):
 def test_mixmatch_losses_are_those_of_the_paper(network, draws, progress):
     made, views_x, labels, views_u = batch(1, 2)
     targets = some_targets()
-    losses = MixMatch(75, 0.5, 0.75).losses(network.model, made, torch.from_numpy(targets), progress)
+    losses = MixMatch(75, 0.5, 0.75).losses(
+        network.model, made, torch.from_numpy(targets), torch.tensor(progress, dtype=torch.float64)
+    )
     images, soft = mixed(
         np.concatenate([*views_x, *views_u]),
         np.concatenate([one_hot(labels), targets, targets]),
@@ -232,7 +234,9 @@ def test_remixmatch_losses_are_those_of_the_paper(network, draws, progress):
     made, views_x, labels, (weak, strong, strong2) = batch(1, 3)
     targets = some_targets()
     method = ReMixMatch(1.5, 0.5, 0.3, 0.5, 0.75, None, ALONE)
-    losses = method.losses(network.model, made, torch.from_numpy(targets), progress)
+    losses = method.losses(
+        network.model, made, torch.from_numpy(targets), torch.tensor(progress, dtype=torch.float64)
+    )
     images, soft = mixed(
         np.concatenate([*views_x, strong, strong2, weak]),
         np.concatenate([one_hot(labels), targets, targets, targets]),
@@ -260,7 +264,7 @@ def test_fixmatch_masks_by_the_refined_confidence(network):
     own_confidence = softmax(network.logits(weak)).max(1) >= tau
     assert mask.sum() == B - 2
     assert (mask != own_confidence).any()  # else the test could not tell the two apart
-    losses = FixMatch(tau).losses(network.model, made, torch.from_numpy(targets), 0.0)
+    losses = FixMatch(tau).losses(network.model, made, torch.from_numpy(targets), torch.zeros(()))
     hard = one_hot(targets.argmax(1))
     terms = [-(hard * np.log(softmax(network.logits(view)))).sum(1) * mask for view in (strong, strong2)]
     loss_x, loss_u = cross_entropy(network.logits(views_x[0]), labels), np.concatenate(terms).mean()
@@ -274,7 +278,9 @@ def test_pseudo_labelling_learns_its_own_confident_guesses(network, progress, ra
     made, views_x, labels, (weak,) = batch(1, 1)
     targets = some_targets()
     tau = float(np.median(targets.max(1)))
-    losses = PseudoLabel(tau).losses(network.model, made, torch.from_numpy(targets), progress)
+    losses = PseudoLabel(tau).losses(
+        network.model, made, torch.from_numpy(targets), torch.tensor(progress, dtype=torch.float64)
+    )
     terms = -(one_hot(targets.argmax(1)) * np.log(softmax(network.logits(weak)))).sum(1)
     loss_u = (terms * (targets.max(1) >= tau)).mean()
     loss_x = cross_entropy(network.logits(views_x[0]), labels)
@@ -284,7 +290,9 @@ def test_pseudo_labelling_learns_its_own_confident_guesses(network, progress, ra
 
 def test_the_supervised_baseline_learns_from_labels_alone(network):
     made, views_x, labels, views_u = batch(1, 1)
-    losses = Supervised().losses(network.model, made, torch.from_numpy(some_targets()), 0.5)
+    losses = Supervised().losses(
+        network.model, made, torch.from_numpy(some_targets()), torch.zeros(()).double()
+    )
     assert value(losses.total) == pytest.approx(cross_entropy(network.logits(views_x[0]), labels))
     assert losses.u is None
     guess = Supervised().guess(network.model, made)

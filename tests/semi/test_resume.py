@@ -246,7 +246,11 @@ def test_a_methods_losses_depend_on_the_training_progress_where_it_says_so(metho
     for progress in (0.1, 0.9):
         torch.manual_seed(0)
         job.model.train()
-        totals.append(float(job.method.losses(job.model, batch, targets, progress).total.detach()))
+        totals.append(
+            float(
+                job.method.losses(job.model, batch, targets, torch.tensor(progress).double()).total.detach()
+            )
+        )
     assert (totals[0] != totals[1]) == job.method.weights_follow_epochs
 
 
