@@ -1,7 +1,7 @@
 """Compare finished and running trainings on one HTML page that opens with no network.
 
-python report.py result
-python report.py result --out report.html --png docs/finding.png
+python report.py result                     write report.html, print the table
+python report.py result --serve --watch     the page on the loopback, live while runs go on
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from tracking.report.runs import find_runs, group_runs, printable
+from tracking.report.runs import Run, find_runs, group_runs, printable
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,8 +28,17 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", default="report.html", help="the page to write (%(default)s)")
     parser.add_argument("--png", help="also write the picture of the finding, for a README")
+    parser.add_argument(
+        "--serve",
+        action="store_true",
+        help="serve the page on the loopback instead of writing it, until Ctrl-C",
+    )
+    parser.add_argument("--watch", action="store_true", help="with --serve: the page follows runs that go on")
+    parser.add_argument("--port", type=int, default=0, help="with --serve: which port (a free one)")
     parser.add_argument("--title", default="How DARP repairs pseudo-labels", help="heading of the page")
     options = parser.parse_args(arguments)
+    if (options.watch or options.port) and not options.serve:
+        parser.error(f"--{'watch' if options.watch else 'port'}: it goes with --serve")
 
     for folder in options.runs:
         if not Path(folder).is_dir():
@@ -44,6 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     from tracking.report.figures import final_figures, terminal_table
     from tracking.report.page import build_page
 
+    if options.serve:
+        return _serve(options)
     groups = group_runs(runs)
     try:
         page = build_page(groups, title=options.title, problems=problems).encode()
@@ -60,6 +72,34 @@ def main(arguments: list[str] | None = None) -> int:
     if options.png:
         print(f"Picture: {options.png}")
     return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    """The page at an address that only its reader knows, until Ctrl-C."""
+    from tracking.report.page import build_page
+    from tracking.report.serve import Source, serve
+
+    def build(read: Callable[[Path], Run], version: str) -> bytes:
+        runs, problems = find_runs(options.runs, read)
+        if not runs:
+            raise ValueError(f"no run in {', '.join(map(printable, options.runs))} any more")
+        page = build_page(
+            group_runs(runs), title=options.title, problems=problems, version=version, watch=options.watch
+        )
+        return page.encode()
+
+    try:
+        serve(Source(options.runs, build), options.port, ready=_say_address)
+    except (OSError, OverflowError) as error:
+        print(
+            f"report: --port {options.port}: {error}; use another port, or 0 for a free one", file=sys.stderr
+        )
+        return 2
+    return 0
+
+
+def _say_address(address: str) -> None:
+    print(f"The page is at {address} until Ctrl-C. Only this machine reaches it.", flush=True)
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -23,7 +23,7 @@ from tracking.report.runs import Group, Regime, Run
 
 Groups = Mapping[Regime, Sequence[Group]]
 FILES = Path(__file__).parent / "page_files"
-SCRIPTS = ("data.js", "state.js", "draw.js", "kinds.js", "sections.js", "page.js")
+SCRIPTS = ("data.js", "state.js", "draw.js", "kinds.js", "sections.js", "page.js", "watch.js")
 
 GLOSSARY = {
     "raw": "pseudo_orig: the model's own guesses for the unlabeled images, mean probability of each class. "
@@ -83,13 +83,17 @@ SECTIONS = (
 )
 
 
-def build_page(groups: Groups, *, title: str, problems: Sequence[str] = ()) -> str:
+def build_page(
+    groups: Groups, *, title: str, problems: Sequence[str] = (), version: str = "", watch: bool = False
+) -> str:
     """The page for these runs as HTML.
 
     Args:
         groups: runs by regime and configuration, as `group_runs` gives them; at least one.
         title: heading of the page, plain text.
         problems: one plain line for each run that could not be read.
+        version: of the files that the page was made of, where it is served.
+        watch: whether the page asks its server for a newer version of itself.
     """
     data = page_data(groups)
     packed = data.pop("packed")
@@ -112,7 +116,7 @@ def build_page(groups: Groups, *, title: str, problems: Sequence[str] = ()) -> s
         "logged. The address of this page holds what you have chosen. This file needs no network.</footer>",
         "</main>",
     ]
-    return _document(title, "\n".join(part for part in parts if part), data, packed)
+    return _document(title, "\n".join(part for part in parts if part), data, packed, version if watch else "")
 
 
 def script_json(value: Any) -> str:
@@ -121,12 +125,14 @@ def script_json(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _document(title: str, body: str, data: Mapping[str, Any], packed: str) -> str:
+def _document(title: str, body: str, data: Mapping[str, Any], packed: str, watched: str) -> str:
     script = page_script()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:"
+    if watched:
+        policy += "; connect-src 'self'"
     return f"""<!doctype html>
-<html lang="en">
+<html lang="en" data-watched="{escape(watched)}">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">

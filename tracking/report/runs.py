@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -188,8 +188,12 @@ def printable(value: object) -> str:
     )
 
 
-def find_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
+def find_runs(
+    folders: Iterable[str | Path], read: Callable[[Path], Run] | None = None
+) -> tuple[list[Run], list[str]]:
     """Every run in or below `folders`, and a line for each folder that is left out and holds a run.
+
+    `read` takes the place of `read_run`.
 
     Links are not followed. The folders that --overwrite keeps are no runs. Of two runs of one configuration and one
     seed the one with more epochs is taken, of two equal ones the newer: they are not two seeds.
@@ -207,7 +211,7 @@ def find_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
                 continue
             seen.add(folder.resolve())
             try:
-                runs.append(read_run(folder))
+                runs.append((read or read_run)(folder))
             except ValueError as error:
                 problems.append(f"{printable(folder)}: left out: {printable(error)}")
     runs, repeated = _one_run_a_seed(runs)

@@ -1,6 +1,6 @@
 // The data of the page: names out of one JSON object, numbers out of one packed block (tracking/report/page_data.py).
 
-const PAGE = JSON.parse(document.getElementById("data").textContent);
+let PAGE = null;
 const LOGARITHMIC = "darp/residual";
 
 /** Bytes of the packed block: first the low byte of every step, then the high one of every step. */
@@ -97,10 +97,13 @@ function decode({ key, classes, epochs, low, high, offset }) {
   return values;
 }
 
-async function load() {
-  const element = document.getElementById("packed");
-  const bytes = await unpack(element.textContent);
-  element.remove(); // its text is the larger part of the page
+/** Reads the data out of a document: this one, or a newer version of it. */
+async function load(source) {
+  const given = JSON.parse(source.getElementById("data").textContent);
+  const packed = source.getElementById("packed");
+  const bytes = await unpack(packed.textContent);
+  packed.remove(); // its text is the larger part of the page
+  PAGE = given;
   PAGE.lowBytes = bytes.subarray(0, bytes.length / 2);
   PAGE.highBytes = bytes.subarray(bytes.length / 2);
   PAGE.runs = PAGE.runs.map((given, number) => new Run(given, number));

@@ -161,25 +161,30 @@ function showControls() {
 }
 
 function fill(id, values, words = (value) => value) {
+  at(id).length = 1; // "all" stays
   for (const value of [...new Set(values)].sort()) at(id).append(make("option", { value, textContent: words(value) }));
   at(id).closest("label").hidden = new Set(values).size < 2;
 }
 
 const REFINERIES = { none: "none", align: "alignment", sinkhorn: "Sinkhorn", darp: "DARP" };
 
+/** What can be chosen follows from the runs. */
+function fillControls() {
+  at("epoch").max = PAGE.epochs.length - 1;
+  fill("regime", PAGE.regimes.map(({ name }) => name));
+  fill("method", PAGE.groups.map(({ method }) => method));
+  fill("refine", PAGE.groups.map(({ refine }) => refine), (name) => REFINERIES[name]);
+  fill("seed", PAGE.runs.map(({ seed }) => seed), (seed) => `seed ${seed}`);
+}
+
 function makeControls() {
   const slider = at("epoch");
-  slider.max = PAGE.epochs.length - 1;
   slider.addEventListener("input", () => {
     const wanted = PAGE.epochs[slider.value];
     play(false); // puts the slider back to where the state is
     pickEpoch(wanted);
   });
   at("play").addEventListener("click", () => play(playing === 0));
-  fill("regime", PAGE.regimes.map(({ name }) => name));
-  fill("method", PAGE.groups.map(({ method }) => method));
-  fill("refine", PAGE.groups.map(({ refine }) => refine), (name) => REFINERIES[name]);
-  fill("seed", PAGE.runs.map(({ seed }) => seed), (seed) => `seed ${seed}`);
   for (const name of ["regime", "method", "refine", "seed", "order", "heat", "seeds"]) at(name).addEventListener("change", () => setState({ [name]: at(name).value }));
   let waiting = 0;
   at("text").addEventListener("input", () => {
@@ -228,15 +233,21 @@ function makeTerms() {
   }
 }
 
-async function start() {
-  await load();
-  makeControls();
+/** Everything that is made of the data and of what is chosen. */
+function show() {
+  fillControls();
   readState();
   makeSortable();
   makeTerms();
   showControls();
   build();
   sortTables();
+}
+
+async function start() {
+  await load(document);
+  makeControls();
+  show();
   document.body.classList.add("ready");
   let width = window.innerWidth;
   new ResizeObserver(() => {
@@ -245,6 +256,7 @@ async function start() {
     renewAll();
   }).observe(document.body);
   scheme.addEventListener("change", renewAll);
+  watch();
   window.addEventListener("beforeprint", drawAll);
 }
 
