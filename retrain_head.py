@@ -29,6 +29,7 @@ def wandb_tracker(folder: Path, options: WandbOptions) -> Sequence[Tracker]:
             tags=[tag for tag in (*options.wandb_tags.split(","), "crt") if tag],
             machine_info=options.wandb_machine_info,
             per_class=options.wandb_per_class,
+            media=False,
         )
     except ValueError as error:  # what W&B would not take
         raise ConfigError(str(error)) from None

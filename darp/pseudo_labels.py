@@ -21,6 +21,7 @@ def pseudo_label_metrics(
     true_labels: Tensor | None,
     tau: float,
     total: Callable[[Tensor], Tensor] = lambda values: values,
+    confusions: dict[str, Tensor] | None = None,
 ) -> dict[str, float | list[float]]:
     """The `pseudo...` part of the row.
 
@@ -32,6 +33,8 @@ def pseudo_label_metrics(
         true_labels: int64 [N], for diagnosis alone; None where they are unknown.
         tau: confidence threshold.
         total: sums a tensor over the processes that hold the rows; the row is then that of them all.
+        confusions: gets `orig` and `refined`, counts int64 [K, K] (row: true class, column: argmax), where the truth
+            is known.
     """
     num_classes = orig.shape[1]
     target = None
@@ -57,7 +60,10 @@ def pseudo_label_metrics(
         row[f"pseudo_{name}"] = (share * num_rows).tolist()
         if true_labels is not None:
             cells = torch.bincount(true_labels * num_classes + read.label, minlength=num_classes**2)
-            row |= {f"pseudo/{name}/{k}": v for k, v in _agreement(total(cells), num_classes).items()}
+            counts = total(cells).cpu().reshape(num_classes, num_classes)
+            row |= {f"pseudo/{name}/{k}": v for k, v in _agreement(counts.double()).items()}
+            if confusions is not None:
+                confusions[name] = counts
     # Of the refined table, which came last.
     selected = total(torch.bincount(read.label[read.confidence >= tau], minlength=num_classes)).cpu()
     num_selected = int(selected.sum())
@@ -122,9 +128,9 @@ def _per_class(prefix: str, values: Tensor) -> dict[str, float]:
     return {f"{prefix}/{k}": value for k, value in enumerate(values.tolist())}
 
 
-def _agreement(cells: Tensor, num_classes: int) -> dict[str, float]:
-    """Accuracy, and each class's precision and recall where it is defined, of counts at true class * K + argmax."""
-    counts = cells.double().cpu().reshape(num_classes, num_classes)  # row: true class, column: argmax
+def _agreement(counts: Tensor) -> dict[str, float]:
+    """Accuracy, and each class's precision and recall where it is defined, of counts [K, K]: true class, argmax."""
+    num_classes = len(counts)
     hit, there, predicted = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
     row = {"accuracy": float(hit.sum() / counts.sum())}
     row |= {f"precision/{k}": float(hit[k] / predicted[k]) for k in range(num_classes) if predicted[k] > 0}

@@ -537,6 +537,11 @@ class WandbOptions:
         "class's precision, recall and hard shares, and for any number of classes.",
         choices=WANDB_PER_CLASS,
     )
+    wandb_media: bool = wandb_flag(
+        True,
+        "Confusion matrices, a table of 128 pseudo-labels with their images, a grid of views: at most 0.5 MB (0.9 MB "
+        "with 100 classes) each time that the table is sent. false: none of it.",
+    )
     wandb_artifacts: bool = wandb_flag(
         False,
         "Upload the best and the last checkpoint (about 25 MB each with wrn28_2 on CIFAR-10) and the pseudo-labels "
@@ -548,7 +553,7 @@ class WandbOptions:
     )
     wandb_table_every: int = wandb_flag(
         20,
-        "Send the table that the custom charts draw every so many epochs. 0: at the end only.",
+        "Send the table that the custom charts draw, and the pictures, every so many epochs. 0: at the end only.",
         minimum=0,
         maximum=MANY,
     )

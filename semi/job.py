@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -68,6 +68,8 @@ class Job:
     recent: deque[tuple[float, float]]  # bacc and gm of the last WINDOW epochs
     best_bacc: float = 0.0
     recorded: Halves | None = None  # what a step runs on a GPU in place of its operations one by one
+    confusions: dict[str, Tensor] = field(default_factory=dict)
+    """Counts [K, K] of the last evaluation by what is compared with the truth: test, orig, refined."""
 
 
 def build_job(
@@ -156,11 +158,7 @@ def build_loader(
         "views_x": method.views_x,
         "views_u": method.views_u,
         "batch_size": config.batch_size // ranks.size,
-        "mean": dataset.mean,
-        "std": dataset.std,
-        "flip": dataset.flip,
-        "magnitude": 14 if config.dataset == "cifar100" else 4,  # RandAugment(2, 14) there, (3, 4) elsewhere
-        "num_ops": 2 if config.dataset == "cifar100" else 3,
+        **recipe(config, dataset),
         "full_x": None if full_x is None else full_x[split.index_x],
         "full_u": dataset.full_size_at(own_u),
         "device": ranks.device,
@@ -171,6 +169,17 @@ def build_loader(
     if config.loader == "published":
         return PublishedLoader(*sets, randaugment=config.randaugment, **shared)
     return Loader(*sets, augment=config.augment, placement=config.data_placement, **shared)
+
+
+def recipe(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """What the views of the data set's images are made with, as a loader takes it."""
+    return {
+        "mean": dataset.mean,
+        "std": dataset.std,
+        "flip": dataset.flip,
+        "magnitude": 14 if config.dataset == "cifar100" else 4,  # RandAugment(2, 14) there, (3, 4) elsewhere
+        "num_ops": 2 if config.dataset == "cifar100" else 3,
+    }
 
 
 def target_for(

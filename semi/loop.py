@@ -255,7 +255,7 @@ def changed_by_a_step(job: Job) -> dict[str, Tensor]:
 def evaluate(job: Job) -> dict[str, Any]:
     """Test scores of the averaged weights, and the state of the pseudo-labels."""
     counts, loss = confusion(job.ema.model, job.test_images, job.test_labels, job.ranks)
-    test = scores(counts)
+    test, job.confusions = scores(counts), {"test": counts}
     job.recent.append((test["bacc"], test["gm"]))
     job.best_bacc = max(job.best_bacc, test["bacc"])
     row: dict[str, Any] = {f"test/{name}": value for name, value in test.items()}
@@ -272,4 +272,5 @@ def evaluate(job: Job) -> dict[str, Any]:
         job.true_labels,
         job.config.tau,
         job.ranks.sum_,
+        job.confusions,
     )

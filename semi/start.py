@@ -30,10 +30,12 @@ from semi.estimation import (
 )
 from semi.job import build_job, describe, never_refines, warnings
 from semi.loop import run
+from semi.media import JobMedia
 from semi.run_folder import ResumePoint, holds_run, resume_point, run_folder
 from tracking.alerts import AlertSink, AlertTracker, print_alert
 from tracking.base import Fanout, Tracker
 from tracking.local import LocalTracker, exit_code_of, in_one_line
+from tracking.media import TakesMedia
 from tracking.row import ROW
 
 
@@ -100,6 +102,9 @@ def train(
         if sentence := never_refines(config):
             ranks.say(sentence)
         return
+    for tracker in others:
+        if isinstance(tracker, TakesMedia):
+            tracker.take_media(JobMedia(job))
     trackers = [LocalTracker(folder, conditions(device, ranks.size)), *others, watch(config, folder, others)]
     run(job, folder, resume_from, Fanout(trackers))
 

@@ -86,6 +86,12 @@ def test_every_row_arrives_whole_with_the_epoch_as_its_step(server: WandbServer,
     assert set(kinds["shaping"]) <= set(saved)
     assert run.config["unlabeled_counts_asked"] == [33] * 10
     assert {artifact.type for artifact in server.artifacts} == {"run_table"}, "nothing large unless told"
+    assert run.history[0]["examples/views"]["_type"] == "image-file"
+    assert {"confusion/test", "confusion/pseudo_orig", "confusion/pseudo_refined"} == set(
+        run.raw_config["_wandb"]["value"]["visualize"]
+    )
+    (examples,) = (a for a in server.artifacts if "examples/pseudo_labels.table.json" in a.files)
+    assert 64 <= len(json.loads(examples.files["examples/pseudo_labels.table.json"])["data"]) <= 128
 
 
 def test_a_refinement_has_one_spelling_from_the_flag_to_the_table(
@@ -103,8 +109,8 @@ def test_a_refinement_has_one_spelling_from_the_flag_to_the_table(
     assert set(run.tags) == {"digits", "fix", "sinkhorn"}
     assert run.config["refine"] == "sinkhorn"
     assert "_sinkhorn_" in run.display_name
-    (artifact,) = server.artifacts
-    (table,) = map(json.loads, artifact.files.values())
+    (artifact,) = (a for a in server.artifacts if "pseudo_labels.table.json" in a.files)
+    table = json.loads(artifact.files["pseudo_labels.table.json"])
     assert {line[table["columns"].index("refine")] for line in table["data"]} == {"sinkhorn"}
     lines = said.splitlines()
     (last,) = [at for at, line in enumerate(lines) if "--refine sinkhorn has no effect" in line]
@@ -137,7 +143,7 @@ def test_machine_information_stays_here_when_told(server: WandbServer, tmp_path:
     (run,) = server.runs.values()
     assert "host" not in run.facts
     assert str(ROOT) not in str(run.facts) + str(run.raw_config) + str(run.files)
-    others = {name for name in run.files if not name.startswith("media/table/pseudo_labels")}
+    others = {name for name in run.files if not name.startswith("media/")}
     assert others <= {"wandb-summary.json", "config.yaml"}
     assert (run.console, run.event_lines) == ([], [])
     assert run.history

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tracking.online.long_table import CHARTS, Chart
+from tracking.online.media import CONFUSIONS, EXAMPLES_KEY, VIEWS_KEY, confusion_spec
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,32 @@ class Histogram:
 
 
 @dataclass(frozen=True)
+class Confusion:
+    """W&B's own chart of a confusion matrix, drawn from the table `table_key` of each run."""
+
+    title: str
+    table_key: str
+    width: int = 8
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images of each run side by side."""
+
+    title: str
+    key: str
+    width: int = 24
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of each run's summary."""
+
+    key: str
+    width: int = 24
+
+
+@dataclass(frozen=True)
 class Parallel:
     """Parallel coordinates: one line a run through the fields of its configuration to keys of its summary."""
 
@@ -64,7 +91,7 @@ class Differences:
     width: int = 12
 
 
-Panel = Lines | Custom | Histogram | Parallel | Importance | Differences
+Panel = Lines | Custom | Histogram | Confusion | Pictures | Table | Parallel | Importance | Differences
 
 
 @dataclass(frozen=True)
@@ -137,6 +164,14 @@ SECTIONS = (
             Lines("Recall of each class", pattern=r"test/recall/\d+"),
             Lines("Recall of many-, medium- and few-shot classes", ("test/many", "test/medium", "test/few")),
             Lines("Losses", ("loss/total", "loss/x", "loss/u")),
+        ),
+    ),
+    Section(
+        "Pictures",
+        (
+            *(Confusion(title, confusion_spec(key, title).table_key) for key, title in CONFUSIONS.values()),
+            Table(EXAMPLES_KEY),
+            Pictures("Images and their views", VIEWS_KEY),
         ),
     ),
     Section("Sweeps and differences", (*SWEEP, Differences(24))),

@@ -26,7 +26,7 @@ class RunRecord:
         sweep: id of the sweep at W&B whose trial this is.
         config: fields that the run has at W&B beside those of config.yaml, such as the name of a sweep's file.
         consumed: name of the artifact that the run goes on from.
-        charts, artifacts: whether the run was to draw its charts and to upload its checkpoints.
+        charts, artifacts, media: whether the run was to draw its charts, to upload its checkpoints, to show pictures.
         per_class: which keys of a row the run gets, few or all.
         summary: key of a row -> what its summary is, where it is not the last value (`define_metric`).
         exit_code: how the last process of the run ended; None while it trains, and after it was killed.
@@ -47,6 +47,7 @@ class RunRecord:
     consumed: str = ""
     charts: bool = False
     artifacts: bool = False
+    media: bool = False
     per_class: str = "few"
     summary: dict[str, str] = field(default_factory=dict)
     exit_code: int | None = None

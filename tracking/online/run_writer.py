@@ -11,6 +11,8 @@ import wandb
 
 from tracking.base import Row
 from tracking.local import read_rows
+from tracking.media import Media, read_media
+from tracking.online import media
 from tracking.online.account import Mode
 from tracking.online.artifacts import log_artifacts
 from tracking.online.charts import show_charts
@@ -100,21 +102,29 @@ class RunWriter:
         if row["epoch"] in self.have:
             return
         last = row["epoch"] == self.config["epochs"] - 1
-        self.run.log(self._sent(row), commit=not last)
+        views = media.views(self._media()) if not self.have else {}  # once, with the first row of the run
+        self.run.log(self._sent(row) | views, commit=not last)
         self.have.add(int(row["epoch"]))
         self._open_row = last
 
     def send_table(self) -> None:
-        """The long table, new and whole: with the last row while that is open, else in the summary.
+        """The long table and the tables of the pictures, new and whole: with the last row while that is open, else in
+        the summary.
 
         Asks the server, which may hang.
         """
-        table = wandb.Table(columns=list(COLUMNS), data=table_lines(self.folder, self.config))
+        long = wandb.Table(columns=list(COLUMNS), data=table_lines(self.folder, self.config))
+        tables = {TABLE_KEY: long} | media.tables(self._media(), self.config["class_names"])
+        media.show_confusions(self.run, tables)
         if self._open_row:
             self._open_row = False
-            self.run.log({TABLE_KEY: table})
+            self.run.log(tables)
         else:
-            self.run.summary.update({TABLE_KEY: table})
+            self.run.summary.update(tables)
+
+    def _media(self) -> Media:
+        """The newest pictures in the run's folder, where the run is to show them."""
+        return read_media(self.folder) if self.record.media else Media()
 
     def send_summary(self, row: Row) -> None:
         """The values of the last epoch, where other rows were sent after it."""

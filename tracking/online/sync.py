@@ -20,10 +20,12 @@ from wandb.sdk.lib import runid
 from tracking.base import Row
 from tracking.local import METRICS_FILE, is_kept, read_config, read_rows
 from tracking.lock import holder, locked_if_free, run_lock
+from tracking.media import read_media
 from tracking.online.account import first_line, said, sdk_settings
 from tracking.online.delivered import Delivered, delivered
 from tracking.online.estimate import record_of, run_of, send_estimate, summary_of
 from tracking.online.long_table import TABLE_KEY
+from tracking.online.media import EXAMPLES_KEY
 from tracking.online.run_record import RECORD_FILE, RunRecord, read_record
 from tracking.online.run_writer import RunWriter, table_lines
 
@@ -52,6 +54,7 @@ class Wanted:
     exit_code: int
     preempted: bool
     artifacts: bool
+    examples: bool
 
     def missing(self, there: Delivered) -> list[str]:
         """What the server lacks, in words; nothing where the run is complete."""
@@ -64,6 +67,8 @@ class Wanted:
         table = summary.get(TABLE_KEY)
         if not isinstance(table, Mapping) or table.get("nrows") != self.table_lines:
             lacks.append("the table")
+        if self.examples and EXAMPLES_KEY not in summary:
+            lacks.append("the pictures")
         if self.artifacts and not any(name.endswith("-checkpoint") for name in there.artifacts):
             lacks.append("the artifacts")
         if not self._ended(there.state):
@@ -86,6 +91,7 @@ def wanted(record: RunRecord, config: Mapping[str, Any], rows: Sequence[Row], fo
         exit_code=exit_code,
         preempted=record.preempted,
         artifacts=record.artifacts and exit_code == 0 and (folder / "checkpoint.pt").exists(),
+        examples=record.media and read_media(folder).examples is not None,
     )
 
 

@@ -15,7 +15,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from wandb.sdk.lib import runid
 from tracking.alerts import Alert
 from tracking.base import Row
 from tracking.local import read_rows
+from tracking.media import Media, MediaSource
 from tracking.online.account import (
     INIT_TIMEOUT_S,
     NAME_LIMIT,
@@ -45,6 +46,7 @@ from tracking.online.run_record import RunRecord, read_record
 from tracking.online.run_writer import ONLINE, RunWriter
 from tracking.online.sync import command, deliver
 from tracking.online.timeout import within
+from tracking.pictures import after_an_epoch, at_the_start
 
 PREEMPTED = 128 + signal.SIGTERM  # the exit code of a run that was asked to stop
 ASK_S = 5  # how long such a run waits for W&B to say whether it was stopped on purpose
@@ -71,7 +73,9 @@ class WandbTracker:
         machine_info: False keeps host name, hardware, paths, git remote and console output on this machine.
         artifacts: True uploads checkpoints and pseudo-labels when the run ended as planned.
         per_class: few or all keys of a row (`tracking.row.FEW`).
-        table_every: epochs from one long table to the next while the run is online; 0 for the one at the end alone.
+        media: True shows confusion matrices, examples of pseudo-labels and a grid of views.
+        table_every: epochs from one long table, and its pictures, to the next while the run is online; 0 for those at
+            the end alone.
         charts: True draws the custom charts on the run's page; `python -m tracking.workspace` registers them.
         consumed: name of the artifact that the run goes on from, for its lineage.
 
@@ -94,6 +98,7 @@ class WandbTracker:
         artifacts: bool = False,
         charts: bool = False,
         per_class: str = "few",
+        media: bool = True,
         table_every: int = 20,
         consumed: str = "",
     ) -> None:
@@ -115,6 +120,7 @@ class WandbTracker:
             charts=charts,
             artifacts=artifacts,
             per_class=per_class,
+            media=media,
             summary=dict(summary or {}),
         )
         _require_names(self.record)
@@ -122,8 +128,14 @@ class WandbTracker:
         self._broken = False
         self.table_every = table_every
         self.code = code
+        self._source: MediaSource | None = None
+        self._pictures = Media()
         self._stopped = threading.Event()
         self._table = threading.Thread()  # sends the long table while the run goes on
+
+    def take_media(self, source: MediaSource) -> None:
+        """What `start` and the epochs after it show."""
+        self._source = source if self.record.media and self.mode != "disabled" else None
 
     def start(self, config: Mapping[str, Any], state: Mapping[str, Any], first_epoch: int) -> None:
         before = read_record(self.folder)
@@ -134,6 +146,7 @@ class WandbTracker:
             return
         if self.mode != "disabled":
             self._keep_record()  # before the run opens: it may be killed there
+        self._keep_media(at_the_start)
         writer = self._writer = self._open(config)
         if writer is None:
             return
@@ -152,6 +165,17 @@ class WandbTracker:
                     f"W&B did not take up the earlier epochs ({first_line(error)}); "
                     f"send them later with `{command(self.folder)}`"
                 )
+
+    def _keep_media(self, make: Callable[[MediaSource], Media]) -> None:
+        """New pictures in the run's folder, from where the writer takes them."""
+        if self._source is None:
+            return
+        try:
+            self._pictures = make(self._source)
+            self._pictures.write(self.folder)
+        except Exception as error:  # pictures are not worth a training
+            say(f"{self.folder}: no pictures of this run from here on ({first_line(error)})")
+            self._source = None
 
     def _keep_record(self) -> None:
         try:
@@ -208,16 +232,19 @@ class WandbTracker:
             return
         try:
             self._writer.send(row)
-            self._send_table_aside(self._writer, row["epoch"] + 1)
+            self._send_table_aside(self._writer, int(row["epoch"]) + 1)
         except Exception as error:  # a tracker that breaks must not break training
             if not self._broken:
                 say(f"W&B stopped taking rows ({first_line(error)}); {self.folder}/metrics.jsonl goes on")
             self._broken = True
 
     def _send_table_aside(self, writer: RunWriter, epochs: int) -> None:
-        """The table, when it is due: in a thread, since it asks the server, and never two at a time."""
+        """The tables, when they are due: in a thread, since it asks the server, and never two at a time."""
         due = self.table_every and epochs % self.table_every == 0 and epochs < writer.config["epochs"]
-        if not due or not writer.online or self._table.is_alive():
+        if not due or self._table.is_alive():
+            return
+        self._keep_media(lambda source: after_an_epoch(source, self._pictures))
+        if not writer.online:
             return
         self._table = threading.Thread(
             target=within, args=(finish_timeout_s(), writer.send_table), daemon=True
@@ -243,6 +270,7 @@ class WandbTracker:
         self.record.preempted = exit_code == PREEMPTED and not self._ended_on_purpose(self._writer)
         if self.mode != "disabled":
             self._keep_record()
+        self._keep_media(lambda source: after_an_epoch(source, self._pictures))
         self._close(self._writer, exit_code)
 
     def _stop(self) -> None:

@@ -12,17 +12,21 @@ import wandb_workspaces.workspaces as ws
 
 from tracking.online.account import first_line
 from tracking.online.long_table import CHARTS, TABLE_KEY
+from tracking.online.media import confusion_spec
 from tracking.online.panels import (
     BOTH_RATIOS,
     ONE_RATIO,
     SECTIONS,
     SWEEP,
+    Confusion,
     Custom,
     Differences,
     Histogram,
     Importance,
     Panel,
     Parallel,
+    Pictures,
+    Table,
     placed,
 )
 
@@ -51,6 +55,19 @@ def panel(shown: Panel, entity: str, x: int, y: int, width: int, height: int) ->
         )
     if isinstance(shown, Histogram):
         return wr.LinePlot(title=shown.title, x="epoch", y=[shown.key], layout=layout)
+    if isinstance(shown, Confusion):
+        spec = confusion_spec("", shown.title)
+        return wr.CustomChart(
+            query={"summaryTable": {"tableKey": shown.table_key}},
+            chart_name=spec.spec_name,
+            chart_fields=spec.fields,
+            chart_strings=spec.string_fields,
+            layout=layout,
+        )
+    if isinstance(shown, Pictures):
+        return wr.MediaBrowser(title=shown.title, media_keys=[shown.key], gallery_axis="run", layout=layout)
+    if isinstance(shown, Table):
+        return wr.WeavePanelSummaryTable(table_name=shown.key, layout=layout)
     if isinstance(shown, Parallel):
         names = [wr.Config(name) for name in shown.config] + [wr.SummaryMetric(key) for key in shown.summary]
         columns = [wr.ParallelCoordinatesPlotColumn(name) for name in names]

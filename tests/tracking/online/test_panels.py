@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.tracking.online.tracker_driver import config
+from tests.tracking.test_pictures import Shown
 from tests.wandb_server import Run, WandbServer
 from tracking.base import Fanout, Row
 from tracking.local import LocalTracker
@@ -38,14 +39,19 @@ def whole_row(epoch: int, num_classes: int) -> Row:
 
 
 def panels(run: Run) -> Counter[str]:
-    """Section of W&B's default view -> panels in it: grouped by the part before the first `/`."""
+    """Section of W&B's default view -> panels in it: grouped by the part before the first `/`. Tables that charts draw
+    from and the charts count, each."""
     hidden = {metric.get("1") for metric in run.raw_config["_wandb"]["value"]["m"] if HIDDEN in metric["6"]}
     keys = {key for row in (*run.history, run.summary) for key in row if not key.startswith("_")}
-    return Counter(key.partition("/")[0] if "/" in key else WITHOUT_PREFIX for key in keys - hidden)
+    charts = run.raw_config["_wandb"]["value"].get("visualize", {})
+    shown = [*(keys - hidden), *charts]
+    return Counter(key.partition("/")[0] if "/" in key else WITHOUT_PREFIX for key in shown)
 
 
 def train(folder: Path, num_classes: int, **options: Any) -> None:
-    tracker = Fanout([LocalTracker(folder), WandbTracker(folder, **options)])
+    online = WandbTracker(folder, **options)
+    online.take_media(Shown(num_classes=num_classes))
+    tracker = Fanout([LocalTracker(folder), online])
     tracker.start(config(2) | {"class_names": [str(k) for k in range(num_classes)]}, {}, 0)
     for epoch in range(2):
         tracker.log(whole_row(epoch, num_classes))
@@ -53,7 +59,10 @@ def train(folder: Path, num_classes: int, **options: Any) -> None:
 
 
 # For a run of every method and refinement. Of 10 classes: the shares in orig and refined, and the recalls.
-ALIKE = {"Charts": 6, "loss": 3, "last10": 2, "last20": 2, "best": 1, "darp": 2, "throughput": 1}
+ALIKE = {
+    "Charts": 6, "loss": 3, "last10": 2, "last20": 2, "best": 1, "darp": 2, "throughput": 1,
+    "confusion": 3, "Custom Chart Tables": 3, "examples": 2,
+}  # fmt: skip
 OPENED = {10: ALIKE | {"test": 6 + 10, "pseudo": 10 + 2 * 10}, 100: ALIKE | {"test": 6, "pseudo": 10}}
 
 
@@ -78,7 +87,7 @@ def test_all_keys_come_when_they_are_asked_for(server: WandbServer, folder: Path
     (run,) = server.runs.values()
     for row in run.history:
         assert whole_row(0, num_classes).keys() <= row.keys()
-    assert panels(run).total() == {10: 153, 100: 1053}[num_classes]
+    assert panels(run).total() == {10: 161, 100: 1061}[num_classes]
 
 
 @pytest.mark.parametrize("per_class", ["few", "all"])

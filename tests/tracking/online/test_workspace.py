@@ -42,6 +42,7 @@ def test_every_panel_shows_keys_that_a_run_sends_without_being_asked_for_all() -
         "Refinement health",
         "Times",
         "Accuracy",
+        "Pictures",
         "Sweeps and differences",
     ]
     shown = {panel.chart for section in SECTIONS for panel in section.panels if isinstance(panel, Custom)}
@@ -84,6 +85,10 @@ def test_what_would_be_sent_is_shown_with_no_server_and_no_account(tmp_path: Pat
     ]  # fmt: skip
     axes = [column["accessor"] for column in bank[-1]["panels"][0]["config"]["columns"]]
     assert {"config:regime.value", "config:refine.value", "summary:test/bacc"} <= set(axes)
+    assert [kind for kind, _ in panels_of(bank[-2])] == ["Vega2"] * 3 + ["Weave", "Media Browser"]
+    assert [panel["config"]["panelDefId"] for panel in bank[-2]["panels"][:3]] == [
+        "wandb/confusion_matrix/v1"
+    ] * 3
     (runset,) = shown["workspace"]["section"]["runSets"]
     assert [key["name"] for key in runset["grouping"]] == ["group", "refine.value"], "regime, then refinery"
 
