@@ -48,8 +48,9 @@ bench: setup ## every speed that the README quotes
 	$(BIN)/python -m benchmarks.epoch_end
 	$(BIN)/python -m benchmarks.growth
 
-picture: setup ## the two pictures of the README from the runs of make demo (needs tmux and chromium)
-	$(BIN)/python report.py runs/demo --out report.html --png docs/finding.png
+picture: setup ## the pictures of the README from the runs of make demo (needs tmux and chromium)
+	$(BIN)/python report.py runs/demo --out report.html
+	$(BIN)/python docs/page_screen.py report.html docs/page
 	$(BIN)/python docs/wandb_screen.py runs/demo/fix_digits_r130_*_none_* docs/wandb.png
 
 clean: ## remove caches (not runs, not .venv)

@@ -27,7 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
         "runs", nargs="*", default=["result"], help="folders with runs in or below them (result)"
     )
     parser.add_argument("--out", default="report.html", help="the page to write (%(default)s)")
-    parser.add_argument("--png", help="also write the picture of the finding, for a README")
+    parser.add_argument(
+        "--figures", metavar="DIR", help="also write figures for papers there, as SVG and PNG"
+    )
     parser.add_argument(
         "--serve",
         action="store_true",
@@ -60,17 +62,17 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         page = build_page(groups, title=options.title, problems=problems).encode()
         write_whole(Path(options.out), page)
-        if options.png:
-            from tracking.report.picture import picture_png  # imports altair
+        if options.figures:
+            from tracking.report.figure_files import write_figures  # imports altair
 
-            write_whole(Path(options.png), picture_png(groups))
+            figures = write_figures(groups, Path(options.figures), write_whole)
     except OSError as error:
         return _refuse(f"cannot write {printable(error.filename)}: {error.strerror}")
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(terminal_table(final_figures(groups)))
     print(f"Compared {len(runs)} runs: open {options.out} ({len(page) / 1e6:.1f} MB) in a browser.")
-    if options.png:
-        print(f"Picture: {options.png}")
+    if options.figures:
+        print(f"Figures: {len(figures)} files in {options.figures}")
     return 0
 
 

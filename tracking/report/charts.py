@@ -1,8 +1,6 @@
 """Charts of pseudo-label distributions, from plain numbers to Altair charts. Nothing here reads files.
 
-Each chart is a single view with `width="container"`, so that the page's own grid decides the layout and charts
-follow the window. Colours are those of the light scheme; `DARK` says what each becomes in the dark one. Orange
-against blue stays apart for every common kind of colour blindness, and each pair also differs in place or dash.
+Orange against blue stays apart for every common kind of colour blindness, and each pair also differs in place or dash.
 """
 
 from __future__ import annotations
@@ -19,11 +17,6 @@ ORIG, REFINED, TARGET, TRUE = "#d9730d", "#1f6fb2", "#969ba3", "#15171a"
 # Colours of configurations: warm without DARP, cool with it.
 WARM = (ORIG, "#a13d7e", "#8a5a00", "#c2372e")
 COOL = (REFINED, "#0a8f75", "#5b53c0", "#3aa6cf")
-DARK = {
-    ORIG: "#f29a45", REFINED: "#5aaeea", TARGET: "#8b919b", TRUE: "#f4f5f6",
-    "#a13d7e": "#dd85bd", "#8a5a00": "#d3a13f", "#c2372e": "#f0756b",
-    "#0a8f75": "#3cc7a8", "#5b53c0": "#a39cf5", "#3aa6cf": "#86d3f0",
-}  # fmt: skip
 MAX_LABELED_CLASSES = 20  # beyond it an axis names every tenth class only
 MAX_EPOCHS_HEATMAP, MAX_EPOCHS_LINE = 120, 300
 

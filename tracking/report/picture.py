@@ -1,4 +1,4 @@
-"""The picture of the finding for a README: panels of class shares on one axis, with a key of their own."""
+"""The picture of the finding for a paper: panels of class shares on one axis, with a key of their own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import altair as alt
-import vl_convert
 
 from tracking.report.charts import ORIG, REFINED, TARGET, TRUE, ShareTables, share_top, shares_chart
 from tracking.report.class_shares import share_summary, share_tables, shown_run
@@ -25,12 +24,6 @@ class Panel:
     title: str
     subtitle: Sequence[str]
     tables: ShareTables
-
-
-def picture_png(groups: Mapping[Regime, Sequence[Group]]) -> bytes:
-    """The picture as PNG, made for a width of `PICTURE_WIDTH` pixels."""
-    chart = finding_picture(finding_panels(groups))
-    return bytes(vl_convert.vegalite_to_png(chart.to_dict(), scale=PIXELS_PER_POINT))
 
 
 def finding_panels(groups: Mapping[Regime, Sequence[Group]]) -> list[list[Panel]]:
@@ -69,7 +62,7 @@ def finding_picture(panels: Sequence[Sequence[Panel]]) -> alt.VConcatChart:
             title = alt.TitleParams(panel.title, subtitle=list(panel.subtitle), anchor="start", frame="group")
             drawn.append(shares_chart(panel.tables, top=top, width=width, height=150).properties(title=title))
         rows.append(alt.hconcat(*drawn, spacing=24))
-    return alt.vconcat(*rows, _key(), spacing=26).configure(**_config())
+    return paper(alt.vconcat(*rows, _key(), spacing=26))
 
 
 def _key() -> alt.LayerChart:
@@ -89,9 +82,10 @@ def _key() -> alt.LayerChart:
     return alt.layer(*layers).properties(width=520, height=16)
 
 
-def _config() -> dict[str, Any]:
+def paper(chart: Any) -> Any:
+    """The chart as it stands on white paper."""
     grey = "#4a4f57"
-    return {
+    return chart.configure(**{
         "font": "Helvetica, Arial, Liberation Sans, sans-serif",
         "background": "#ffffff",
         "padding": 16,
@@ -104,7 +98,7 @@ def _config() -> dict[str, Any]:
             "color": "#15171a", "subtitleColor": grey, "fontWeight": 600, "fontSize": 15, "subtitleFontSize": 13,
             "subtitleLineHeight": 17, "offset": 8,
         },
-    }  # fmt: skip
+    })  # fmt: skip
 
 
 def _accuracy(group: Group, shown: Run) -> str:

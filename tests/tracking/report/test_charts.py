@@ -4,7 +4,6 @@ import pytest
 import vl_convert
 
 from tracking.report.charts import (
-    DARK,
     ORIG,
     REFINED,
     TRUE,
@@ -159,13 +158,6 @@ def test_one_axis_holds_every_share_that_is_drawn():
     assert share_top([tables(seeds=1)]) >= 0.5
     assert share_top([tables(num_classes=100)]) < 0.5  # 100 classes: the mean is drawn, no single seed
     assert share_top([]) > 0
-
-
-def test_every_colour_has_a_dark_counterpart():
-    chart = lines_chart([Line("a", ORIG, [([0], [1.0])]), Line("b", REFINED, [([0], [1.0])])], "x")
-
-    used = set(chart.to_dict()["layer"][0]["encoding"]["color"]["scale"]["range"])
-    assert used <= DARK.keys()
 
 
 def test_charts_render():

@@ -4,7 +4,11 @@ import json
 import re
 import shutil
 import statistics
+import struct
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, FloatRect, Locator, Page, sync_playwright
@@ -12,6 +16,7 @@ from playwright.sync_api import Browser, FloatRect, Locator, Page, sync_playwrig
 import report
 from tests.tracking.report.synthetic_runs import write_finding, write_many, write_run
 
+ROOT = Path(__file__).parents[3]
 CHROMIUM = shutil.which("chromium")
 HOSTILE = '</script><img src=x onerror="document.title=1"><b>'
 
@@ -351,6 +356,22 @@ def test_a_print_holds_every_chart_and_no_controls(browser, finding):
     assert found.page.locator(".controls").is_hidden()
     assert found.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(253, 253, 252)"
     found.close()
+
+
+def test_the_picture_of_the_first_screen_is_taken_light_and_dark(finding, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "docs/page_screen.py", str(finding), str(tmp_path / "page")], cwd=ROOT, timeout=120
+    )
+
+    assert done.returncode == 0
+    sizes = {
+        name: struct.unpack(">II", (tmp_path / f"page-{name}.png").read_bytes()[16:24])
+        for name in ("light", "dark")
+    }
+    assert sizes["light"] == sizes["dark"]
+    assert sizes["light"][0] == 1770
+    assert 900 < sizes["light"][1] < 1350  # both regimes' bars, and nothing below them
+    assert (tmp_path / "page-light.png").read_bytes() != (tmp_path / "page-dark.png").read_bytes()
 
 
 WATCH = """
