@@ -19,8 +19,10 @@ from torch.nn import functional
 
 from data.randaugment import rand_augment, take_pixels
 
-PAD = 4  # pixels that a weak view may be moved; 12.5 % of 32 (FixMatch, section 2.3)
-CUTOUT = 16  # side of the square that is blanked (DeVries and Taylor 2017, for CIFAR-10)
+PAD_PARTS = 8  # a weak view may be moved by an eighth of its side: 4 pixels of 32 (FixMatch, section 2.3)
+CUTOUT_PARTS = (
+    2  # the square that is blanked has half of the side: 16 of 32 (DeVries and Taylor 2017, for CIFAR-10)
+)
 CUTOUT_GREY = 127
 
 
@@ -61,7 +63,7 @@ class Move(NamedTuple):
     """How a weak view moves each image of a batch."""
 
     shift: Tensor
-    """Pixels down and across, int64 [2, B, 1] in -PAD..PAD."""
+    """Pixels down and across, int64 [2, B, 1]."""
     mirrored: Tensor | None
     """Whether left and right change places, bool [B, 1]; None: in no image."""
 
@@ -71,10 +73,10 @@ class Move(NamedTuple):
         return [Move(*part) for part in zip(self.shift.split(sizes, 1), mirrored, strict=True)]
 
 
-def draw_move(batch: int, generator: torch.Generator, *, flip: bool) -> Move:
-    """A move of up to `PAD` pixels in each direction; half of the images are mirrored if `flip`."""
-    device = generator.device
-    shift = torch.randint(-PAD, PAD + 1, (2, batch, 1), generator=generator, device=device)
+def draw_move(batch: int, generator: torch.Generator, *, flip: bool, side: int) -> Move:
+    """A move of up to an eighth of the `side` in each direction; half of the images are mirrored if `flip`."""
+    device, most = generator.device, side // PAD_PARTS
+    shift = torch.randint(-most, most + 1, (2, batch, 1), generator=generator, device=device)
     mirrored = torch.randint(0, 2, (batch, 1), generator=generator, device=device) == 1 if flip else None
     return Move(shift, mirrored)
 
@@ -85,15 +87,15 @@ def draw_centre(batch: int, generator: torch.Generator) -> Tensor:
 
 
 def weak(images: Tensor, generator: torch.Generator, *, flip: bool, reflect: bool = True) -> Tensor:
-    """Move each image by up to `PAD` pixels in each direction, and mirror half of them if `flip`.
+    """Move each image by up to an eighth of its side in each direction, and mirror half of them if `flip`.
 
     What moves in from outside is the image's own reflection (`reflect`), as in FixMatch's published augmentation
     (Sohn et al. 2020), or black. A black frame is something that test images do not have.
-    images: uint8 [B, C, H, W] with H, W > PAD; the generator is on the same device.
+    images: uint8 [B, C, S, S]; the generator is on the same device.
     """
     batch, _, height, width = images.shape
     device = images.device
-    shift, mirrored = draw_move(batch, generator, flip=flip)
+    shift, mirrored = draw_move(batch, generator, flip=flip, side=width)
     rows = torch.arange(height, device=device) + shift[0]  # [B, H]
     columns = torch.arange(width, device=device) + shift[1]  # [B, W]
     if mirrored is not None:
@@ -109,18 +111,18 @@ def weak(images: Tensor, generator: torch.Generator, *, flip: bool, reflect: boo
 
 
 def cutout(images: Tensor, generator: torch.Generator, fill: int) -> Tensor:
-    """Fill a square of `CUTOUT` pixels; its centre is anywhere in the image, so it may be clipped.
+    """Fill a square of half the side; its centre is anywhere in the image, so it may be clipped.
 
-    images: [B, C, H, W] of any dtype.
+    images: [B, C, S, S] of any dtype.
     """
     batch, _, height, width = images.shape
-    centre = draw_centre(batch, generator)
-    top = (centre[0] * height).floor() - CUTOUT // 2
-    left = (centre[1] * width).floor() - CUTOUT // 2
+    centre, side = draw_centre(batch, generator), width // CUTOUT_PARTS
+    top = (centre[0] * height).floor() - side // 2
+    left = (centre[1] * width).floor() - side // 2
     y = torch.arange(height, device=images.device)
     x = torch.arange(width, device=images.device)
-    inside_y = (y >= top) & (y < top + CUTOUT)  # [B, H]
-    inside_x = (x >= left) & (x < left + CUTOUT)  # [B, W]
+    inside_y = (y >= top) & (y < top + side)  # [B, H]
+    inside_x = (x >= left) & (x < left + side)  # [B, W]
     return images.masked_fill((inside_y[:, :, None] & inside_x[:, None, :])[:, None], fill)
 
 

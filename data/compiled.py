@@ -21,7 +21,7 @@ import torch
 from numba.core import event
 from torch import Tensor
 
-from data.augment import CUTOUT, CUTOUT_GREY, Move, resize
+from data.augment import CUTOUT_GREY, CUTOUT_PARTS, Move, resize
 from data.randaugment import (
     AFFINE,
     AUTOCONTRAST,
@@ -339,9 +339,10 @@ def _finish_all(
             from_left = width - 1 - x if mirrored.size and mirrored[b] else x
             columns[x] = _source(from_left + shift[1, b], width, reflect)
         top = left = height + width  # no square
+        side = width // CUTOUT_PARTS
         if corner.shape[1]:
-            top = int(np.floor(corner[0, b] * F(height))) - CUTOUT // 2
-            left = int(np.floor(corner[1, b] * F(width))) - CUTOUT // 2
+            top = int(np.floor(corner[0, b] * F(height))) - side // 2
+            left = int(np.floor(corner[1, b] * F(width))) - side // 2
         for channel in range(3):
             plane, target, normal = images[index[b], channel], out[b, channel], table[channel]
             for y in range(height):
@@ -349,8 +350,8 @@ def _finish_all(
                 for x in range(width):
                     inside = row >= 0 and columns[x] >= 0
                     target[y, x] = normal[plane[row, columns[x]] if inside else 0]
-            for y in range(max(top, 0), min(top + CUTOUT, height)):
-                for x in range(max(left, 0), min(left + CUTOUT, width)):
+            for y in range(max(top, 0), min(top + side, height)):
+                for x in range(max(left, 0), min(left + side, width)):
                     target[y, x] = fill[channel]
 
 

@@ -1,8 +1,8 @@
 """The data sets, each as whole arrays of 32 x 32 images.
 
 CIFAR and STL-10 come through torchvision (`data.archives`), Fashion-MNIST from its IDX files (`data.idx`),
-the digits from the file inside scikit-learn. torchvision is imported where its files are read: it takes a second, and
-the digits and Fashion-MNIST do without.
+the digits from the file inside scikit-learn. Images of one's own have a module of their own (`data.own`). torchvision
+is imported where its files are read: it takes a second, and the digits and Fashion-MNIST do without.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monk
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images are uint8 [N, 3, 32, 32], labels int64 [N] with classes 0..K-1; on the CPU, in file order."""
+    """Images are uint8 [N, 3, S, S], labels int64 [N] with classes 0..K-1; on the CPU, in file order. S is 32 but for
+    images of one's own."""
 
     name: str
     class_names: tuple[str, ...]
@@ -40,7 +41,7 @@ class Dataset:
     test_images: Tensor
     test_labels: Tensor
     extra_unlabeled_images: Tensor | None
-    """STL-10's 100,000 images without labels; None for the others."""
+    """STL-10's 100,000 images without labels, or those of --unlabeled-dir; None for the others."""
     mean: tuple[float, float, float]
     """Mean of each channel over the training images, on the scale 0..1."""
     std: tuple[float, float, float]
@@ -51,9 +52,11 @@ class Dataset:
     """The training images before they were resized, uint8 [N, 3, H, W]; None where they were not, or not kept."""
     extra_full_size: Tensor | None = None
     """The extra unlabeled images, likewise."""
+    skipped: int = 0
+    """Images of one's own that could not be read and are left out."""
 
     def images_at(self, index: Tensor) -> Tensor:
-        """uint8 [n, 3, 32, 32] at `index` [n], which counts the training images and then the extra unlabeled ones."""
+        """uint8 [n, 3, S, S] at `index` [n], which counts the training images and then the extra unlabeled ones."""
         return _at(self.train_images, self.extra_unlabeled_images, index)
 
     def full_size_at(self, index: Tensor) -> Tensor | None:

@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-from data.augment import CUTOUT, CUTOUT_GREY, Move
+from data.augment import CUTOUT_GREY, CUTOUT_PARTS, Move
 from data.randaugment import (
     AFFINE,
     AUTOCONTRAST,
@@ -49,7 +49,7 @@ _AUTOCONTRAST, _EQUALIZE, _SQUARE = (
     tl.constexpr(EQUALIZE),
     tl.constexpr(SQUARE),
 )
-_CUTOUT, _CUTOUT_GREY = tl.constexpr(CUTOUT), tl.constexpr(CUTOUT_GREY)
+_CUTOUT_PARTS, _CUTOUT_GREY = tl.constexpr(CUTOUT_PARTS), tl.constexpr(CUTOUT_GREY)
 _SQUARE_RED, _SQUARE_GREEN, _SQUARE_BLUE = map(tl.constexpr, SQUARE_COLOUR)
 _THIRTEENTH = tl.constexpr(1 / 13)
 
@@ -344,9 +344,10 @@ def _finish(
         source_x = tl.minimum(source_x, 2 * (WIDTH - 1) - source_x)
     seen = inside if REFLECT else inside & ~outside
     if centre is not None:
-        top = tl.floor(tl.load(centre + row) * HEIGHT).to(tl.int32) - _CUTOUT // 2
-        left = tl.floor(tl.load(centre + batch + row) * WIDTH).to(tl.int32) - _CUTOUT // 2
-        square = (y >= top) & (y < top + _CUTOUT) & (x >= left) & (x < left + _CUTOUT)
+        side: tl.constexpr = WIDTH // _CUTOUT_PARTS
+        top = tl.floor(tl.load(centre + row) * HEIGHT).to(tl.int32) - side // 2
+        left = tl.floor(tl.load(centre + batch + row) * WIDTH).to(tl.int32) - side // 2
+        square = (y >= top) & (y < top + side) & (x >= left) & (x < left + side)
     position = tl.program_id(0).to(tl.int64)
     if index is not None:
         position = tl.load(index + tl.program_id(0))

@@ -291,7 +291,7 @@ class Loader:
                 sources, drawn, magnitude=self.magnitude, which=self.augment, size=self._size
             )
             parts = [(augmented, None)]
-        move = draw_move(sum(sizes), self._generator, flip=self.flip)
+        move = draw_move(sum(sizes), self._generator, flip=self.flip, side=self._size)
         centre = draw_centre(sum(sizes), self._generator) if kind == "strong" else None
         views: Tensor = passes.moved_views(parts, move, centre, normal=self._normal, augment=self.augment)
         return views.split(sizes)

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from data.augment import CUTOUT, PAD
+from data.augment import CUTOUT_PARTS, PAD_PARTS
 from data.loader import Batch, View
 from data.pillow_augment import PillowRandAugment
 
@@ -160,7 +160,10 @@ def pillow_views(
     """Weak and strong view of one Pillow image: float32 [3, size, size], normalised."""
     from torchvision import transforms  # here: it takes a second, and few runs use this loader
 
-    moved = [transforms.RandomCrop(size, padding=PAD), *([transforms.RandomHorizontalFlip()] if flip else [])]
+    moved = [
+        transforms.RandomCrop(size, padding=size // PAD_PARTS),
+        *([transforms.RandomHorizontalFlip()] if flip else []),
+    ]
     normalised = [transforms.ToTensor(), transforms.Normalize(tuple(mean), tuple(std))]
     return {
         "weak": transforms.Compose([*moved, *normalised]),
@@ -185,8 +188,9 @@ def packaged() -> Callable[[Image.Image], Image.Image]:
 
 def _cut_out(image: Tensor) -> Tensor:
     """A square of zeros, the mean colour, in a normalised image [3, H, W]; its centre is anywhere."""
-    top, left = (int(torch.randint(length, ())) - CUTOUT // 2 for length in image.shape[1:])
-    image[:, max(0, top) : top + CUTOUT, max(0, left) : left + CUTOUT] = 0
+    side = image.shape[2] // CUTOUT_PARTS
+    top, left = (int(torch.randint(length, ())) - side // 2 for length in image.shape[1:])
+    image[:, max(0, top) : top + side, max(0, left) : left + side] = 0
     return image
 
 

@@ -34,13 +34,15 @@ AMP_CHOICES = ("auto", "bf16", "off")
 GRAPH_CHOICES = ("auto", "off")
 SOLVERS = ("exact", "reference")
 REFINEMENTS = ("none", "darp", "align", "sinkhorn")
+OWN_DATASETS = ("folder", "npz")  # images of one's own, whose place is a part of what the run is
 DATASETS = (
     "cifar10",
     "cifar100",
     "stl10",
     "fashion_mnist",
     "digits",
-)  # each has a reader in data/datasets.py
+    *OWN_DATASETS,
+)  # data/datasets.py reads them, and data/own.py
 ARCHS = ("wrn28_2", "small")  # each has a backbone in models/__init__.py
 METHOD_NAMES = ("mix", "remix", "fix", "pseudo", "sup")  # semi/methods has one file for each
 
@@ -127,7 +129,12 @@ wandb_flag = partial(flag, group="W&B", kind="incidental")
 class DataConfig:
     """Which images, which labels, which network: what training and estimation share."""
 
-    dataset: str = data_flag("cifar10", "Data set. digits needs no files.", choices=DATASETS)
+    dataset: str = data_flag(
+        "cifar10",
+        "Data set. digits needs no files. folder: your own images, one folder a class, in --data-dir. npz: your own "
+        "arrays, in the file --data-dir.",
+        choices=DATASETS,
+    )
     num_max: int = data_flag(1500, "Labeled images of the largest class.", minimum=1, maximum=MANY)
     ratio: float = data_flag(
         2.0,
@@ -162,7 +169,33 @@ class DataConfig:
         "and stl10, fixmatch on the others.",
         choices=AUGMENTATIONS,
     )
-    data_dir: str = data_flag("dataset", "Folder of the image files.", flags=["data-dir"], kind="incidental")
+    data_dir: str = data_flag(
+        "dataset",
+        "Folder of the image files. --dataset folder: with train/ and test/ in it, or the classes' folders alone. "
+        "--dataset npz: the file.",
+        flags=["data-dir"],
+        kind="incidental",
+    )
+    unlabeled_dir: str = data_flag(
+        "",
+        "Own images without labels: a folder, read at any depth. --ratio has no meaning then.",
+        flags=["unlabeled-dir"],
+    )
+    image_size: int = data_flag(
+        32, "Side of your own images in pixels, after resizing.", minimum=8, maximum=512
+    )
+    test_share: float = data_flag(
+        0.2,
+        "Share of each class of your own images that is held out, where there is no test set.",
+        minimum=0.01,
+        maximum=0.9,
+    )
+    flip: bool = data_flag(True, "Whether a mirrored one of your own images is still of its class.")
+    skip_broken: bool = data_flag(
+        False,
+        "Leave out images of your own that cannot be read, and say how many, in place of refusing all.",
+        kind="incidental",
+    )
 
     arch: str = flag("wrn28_2", "Network. small is for runs on a CPU.", choices=ARCHS)
     batch_size: int = flag(
@@ -645,6 +678,12 @@ def _validate_data(config: DataConfig) -> None:
             f"--shuffle_split {shown(seed)}: use a whole number, or seed for the value of --seed"
         )
     require_gpu(config.gpu)
+    if config.dataset not in OWN_DATASETS:
+        for name in ("unlabeled_dir", "image_size", "test_share", "flip", "skip_broken"):
+            if getattr(config, name) != type(config).__dataclass_fields__[name].default:
+                raise ConfigError(
+                    f"--{name}: it is for images of your own; add --dataset folder or --dataset npz"
+                )
 
 
 def _validate(config: Config) -> None:

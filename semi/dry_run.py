@@ -12,13 +12,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data import DataError, Dataset, load_dataset
+from data import DataError, Dataset
 from semi.cli import parse
 from semi.config import Config, ConfigError, WandbOptions
 from semi.methods import METHODS
-from semi.split import split_for
+from semi.split import dataset_for, split_for
 
 PROGRAMS: dict[str, tuple[type, ...]] = {"train.py": (Config,), "train_with_wandb.py": (Config, WandbOptions)}
+
+
+# What says which images are read.
+PLACE = ("dataset", "data_dir", "unlabeled_dir", "image_size", "test_share", "flip", "skip_broken")
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Outcome:
     notes: tuple[str, ...] = ()
 
 
-def dry_run(command: Sequence[str], loaded: dict[tuple[str, str], Dataset | DataError]) -> Outcome:
+def dry_run(command: Sequence[str], loaded: dict[tuple[object, ...], Dataset | DataError]) -> Outcome:
     """Dry-run one command line; `loaded` keeps the data sets from one call to the next."""
     program, *words = command
     classes = PROGRAMS.get(Path(program).name)
@@ -44,10 +48,10 @@ def dry_run(command: Sequence[str], loaded: dict[tuple[str, str], Dataset | Data
         return Outcome(f"program {program}: use one of {', '.join(PROGRAMS)}")
     try:
         config: Config = parse(words, "", *classes)[0]
-        place = (config.dataset, config.data_dir)
+        place = tuple(getattr(config, name) for name in PLACE)
         if place not in loaded:
             try:
-                loaded[place] = load_dataset(*place, download=False)
+                loaded[place] = dataset_for(config, download=False)
             except DataError as error:
                 loaded[place] = error
         dataset = loaded[place]
@@ -60,5 +64,5 @@ def dry_run(command: Sequence[str], loaded: dict[tuple[str, str], Dataset | Data
 
 
 if __name__ == "__main__":
-    kept: dict[tuple[str, str], Dataset | DataError] = {}
+    kept: dict[tuple[object, ...], Dataset | DataError] = {}
     json.dump([asdict(dry_run(command, kept)) for command in json.load(sys.stdin)], sys.stdout)

@@ -23,12 +23,12 @@ from rich.console import Console
 from rich.table import Table
 
 from darp.estimation import estimate, published_estimate
-from data import Dataset, Split, load_dataset
+from data import Dataset, Split
 from semi.config import Config, ConfigError, DataConfig, EstimateConfig
 from semi.estimation_training import EstimationTraining, started_or_resumed
 from semi.lock import held_alone
 from semi.run_folder import digest
-from semi.split import split_for
+from semi.split import dataset_for, split_for
 from tracking.local import clear_temporary_files, write_atomically
 from tracking.regime import regime_name
 
@@ -92,7 +92,7 @@ def load_or_estimate(config: EstimateConfig, device: torch.device) -> dict[str, 
     path = estimate_path(config)
     if path.exists() and not config.overwrite:
         return read_record(path)
-    dataset = load_dataset(config.dataset, config.data_dir)
+    dataset = dataset_for(config)
     split = split_for(config, dataset, include_labeled=False)
     prove_writable(path.parent)
     with held_alone(path.with_name(f"{path.name}.lock"), wait=partial(_say_waiting, path)):

@@ -24,7 +24,7 @@ from darp import (
     solve_sinkhorn,
 )
 from darp.refiner import TargetSource
-from data import BatchSource, Dataset, Loader, PublishedLoader, Split, load_dataset, normalize
+from data import BatchSource, Dataset, Loader, PublishedLoader, Split, normalize
 from models import Classifier, build_model
 from semi.adam import Adam
 from semi.config import Config, ConfigError, kinds_of
@@ -35,7 +35,7 @@ from semi.estimation import estimate_source
 from semi.graph import Halves
 from semi.learner import Learner
 from semi.methods import METHODS, Method
-from semi.split import split_for
+from semi.split import dataset_for, split_for
 
 WINDOW = 20  # epochs in the mean that the paper reports
 PUBLISHED_WARM_SHARE = 0.4  # the published experiments refine from epoch 200 of 500 on
@@ -92,7 +92,7 @@ def build_job(
     torch.manual_seed(config.seed)
     # The published operations come before the resizing, so STL-10's own 96 pixel images are needed for them.
     full_size = config.augment == "published"
-    dataset = dataset or load_dataset(config.dataset, config.data_dir, full_size=full_size)
+    dataset = dataset or dataset_for(config, full_size=full_size)
     split = split_for(config, dataset, include_labeled=METHODS[config.semi_method].unlabeled_includes_labeled)
     num_classes = len(dataset.class_names)
     model = build_model(config.arch, num_classes, bf16=computes_in_bf16(config.amp, device)).to(device)
@@ -243,6 +243,8 @@ def warnings(job: Job) -> list[str]:
             f"--refine {config.refine} changes what is logged, not the training: "
             "--semi_method sup learns from labels alone"
         )
+    if job.dataset.skipped:
+        found.append(f"{job.dataset.skipped} images cannot be read and are left out (--skip_broken)")
     if isinstance(job.loader, Loader) and job.loader.notice:
         found.append(job.loader.notice)
     if config.loader == "published":

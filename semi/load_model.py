@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from data import Dataset, load_dataset, normalize
+from data import Dataset, normalize
 from models import Classifier, build_model
 from semi import checkpoint
 from semi.checkpoint import CheckpointError
 from semi.config import Config
 from semi.device import computes_in_bf16
+from semi.split import dataset_for
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def load_trained(path: Path, device: torch.device, data_dir: str = "") -> Traine
         weights, epoch = state["ema"], int(state["epoch"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: not the checkpoint of a training run ({error})") from None
-    dataset = load_dataset(config.dataset, data_dir or config.data_dir)
+    dataset = dataset_for(replace(config, data_dir=data_dir) if data_dir else config)
     bf16 = computes_in_bf16(config.amp, device)  # as its own evaluations were made
     model = build_model(config.arch, len(dataset.class_names), bf16=bf16).to(device)
     try:

@@ -12,7 +12,7 @@ from typing import Any
 
 from semi import checkpoint, sharding
 from semi.checkpoint import BEST_FILE, CHECKPOINT_FILE, PREVIOUS_FILE, CheckpointError
-from semi.config import Config, ConfigError, DataConfig, fields_of_kind
+from semi.config import OWN_DATASETS, Config, ConfigError, DataConfig, fields_of_kind
 from tracking.local import METRICS_FILE, kept_name, read_rows
 from tracking.regime import regime_name
 
@@ -40,6 +40,8 @@ def digest(config: DataConfig) -> str:
         for spec in dataclasses.fields(config)
         if spec.name not in free and (value := getattr(config, spec.name)) != spec.default
     }
+    if config.dataset in OWN_DATASETS:
+        shaping["data_dir"] = config.data_dir
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -1,18 +1,39 @@
-"""The labeled and unlabeled images that a configuration asks for."""
+"""The data set that a configuration asks for, and its labeled and unlabeled images."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from data import Dataset, Split, make_split
-from semi.config import ConfigError, DataConfig
+from data import Dataset, Split, load_dataset, make_split
+from semi.config import OWN_DATASETS, ConfigError, DataConfig
 
 ORDER = (
     1  # number of the random stream that draws the order; the split's own shuffle and the loader have others
 )
+
+
+def dataset_for(config: DataConfig, *, download: bool = True, full_size: bool = False) -> Dataset:
+    """The images and labels, read from `data_dir` or downloaded there; `full_size` as in `load_dataset`.
+
+    Raises DataError, one line.
+    """
+    if config.dataset not in OWN_DATASETS:
+        return load_dataset(config.dataset, config.data_dir, download=download, full_size=full_size)
+    from data.own import Source, read_own  # Pillow: no other data set needs it
+
+    source = Source(
+        Path(config.data_dir).expanduser(),
+        Path(config.unlabeled_dir).expanduser() if config.unlabeled_dir else None,
+        config.image_size,
+        config.test_share,
+        config.skip_broken,
+        config.flip,
+    )
+    return read_own(config.dataset, source)
 
 
 def split_for(config: DataConfig, dataset: Dataset, *, include_labeled: bool) -> Split:

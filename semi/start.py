@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import yaml
 
-from data import DataError, Dataset, FilesMissingError, known_counts, load_dataset
+from data import DataError, Dataset, FilesMissingError, known_counts
 from semi import checkpoint
 from semi.checkpoint import CheckpointError
 from semi.config import USER_ERROR, Config, ConfigError, EstimateConfig
@@ -32,6 +32,7 @@ from semi.job import build_job, describe, never_refines, warnings
 from semi.loop import run
 from semi.media import JobMedia
 from semi.run_folder import ResumePoint, holds_run, resume_point, run_folder
+from semi.split import dataset_for
 from tracking.alerts import AlertSink, AlertTracker, print_alert
 from tracking.base import Fanout, Tracker
 from tracking.local import LocalTracker, exit_code_of, in_one_line
@@ -149,7 +150,7 @@ def start_estimation(config: EstimateConfig, options: Sequence[Any], more: Calla
 def dry_dataset(config: Config) -> Dataset:
     """The data set of a dry run: nothing is downloaded, and without files its known classes and counts stand in."""
     try:
-        return load_dataset(config.dataset, config.data_dir, download=False)
+        return dataset_for(config, download=False)
     except FilesMissingError as error:
         print(f"{error}; the counts below are those of the whole data set", file=sys.stderr)
         return known_counts(config.dataset)

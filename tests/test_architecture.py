@@ -10,7 +10,7 @@ import pytest
 
 from data.datasets import READERS
 from models import BACKBONES
-from semi.config import ARCHS, DATASETS, METHOD_NAMES
+from semi.config import ARCHS, DATASETS, METHOD_NAMES, OWN_DATASETS
 from semi.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -70,5 +70,5 @@ def test_every_method_has_its_name_in_the_flags() -> None:
 
 
 def test_every_data_set_and_every_network_has_its_name_in_the_flags() -> None:
-    assert tuple(READERS) == DATASETS
+    assert (*READERS, *OWN_DATASETS) == DATASETS
     assert tuple(BACKBONES) == ARCHS

@@ -3,9 +3,7 @@ import pytest
 import torch
 
 from data.augment import (
-    CUTOUT,
     CUTOUT_GREY,
-    PAD,
     cutout,
     normalize,
     resize,
@@ -15,6 +13,8 @@ from data.augment import (
     weak_view,
 )
 from tests.data.host_sync import NoHostCopy, NoHostSync
+
+PAD, CUTOUT = 4, 16  # pixels of 32, as published
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -67,6 +67,15 @@ def test_cutout_blanks_one_square_whose_centre_may_be_anywhere():
     corner = blank[:, 0, 0, 0].float().mean()
     assert abs(middle - 0.25) < 0.03
     assert abs(corner - (9 / 32) ** 2) < 0.03
+
+
+def test_the_move_and_the_square_grow_with_the_side():
+    images = torch.arange(64, dtype=torch.uint8).repeat(3000, 3, 64, 1)  # each pixel holds its own column
+    moved = weak(images, seeded(), flip=False)[:, 0, 0, 32].int() - 32
+    assert (moved.min(), moved.max()) == (-8, 8)
+    blank = (cutout(images, seeded(), CUTOUT_GREY) == CUTOUT_GREY)[:, 0]
+    sides = blank.any(2).sum(1)
+    assert (sides.min(), sides.max()) == (16, 32)
 
 
 ZERO_MEAN, UNIT_STD = torch.zeros(3), torch.ones(3)

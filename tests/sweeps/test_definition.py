@@ -74,7 +74,7 @@ def test_every_file_opens_with_its_question_the_number_of_runs_and_the_command(f
 @EVERY_FILE
 def test_every_cell_can_run(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    loaded: dict[tuple[str, str], Dataset | DataError] = {}
+    loaded: dict[tuple[object, ...], Dataset | DataError] = {}
     sweep = read_sweep(file)
     for trial in trials(sweep):
         words = command_of(sweep.command, sweep.program, trial, "python")
