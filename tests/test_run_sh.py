@@ -213,7 +213,8 @@ def test_an_unknown_name_is_refused():
     assert "no experiment cifar11: ./run.sh --list" in done.stderr
 
 
-def test_the_script_is_clean():
+def test_the_scripts_are_clean():
     shellcheck = Path(sys.executable).with_name("shellcheck")  # of the development dependencies
-    done = subprocess.run([shellcheck, str(ROOT / "run.sh")], capture_output=True, text=True)
+    scripts = [ROOT / "run.sh", ROOT / "tests" / "slurm" / "cluster", *(ROOT / "examples").rglob("*.sbatch")]
+    done = subprocess.run([shellcheck, *map(str, scripts)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
