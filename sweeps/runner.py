@@ -26,7 +26,7 @@ from sweeps.definition import Sweep, SweepError, Trial, repetition, trial_id
 from sweeps.naming import label
 from sweeps.study import ABOUT, END, Study, about
 from sweeps.terminal import Lines
-from tracking.local import read_rows
+from tracking.local import METRICS_FILE, read_rows
 
 POLL_S = 0.25
 IDLE_S = 1.0
@@ -60,6 +60,14 @@ class Running:
     """Whether hyperband asked it to."""
     reported: float = -math.inf
     """When its newest row was reported (time.monotonic)."""
+
+    _size: int = 0
+
+    def has_grown(self, metrics: Path) -> bool:
+        """Whether the file is longer than at the last look; reading it takes long when it has many rows."""
+        size = metrics.stat().st_size if metrics.exists() else 0
+        grown, self._size = size != self._size, size
+        return grown
 
     def ask(self, number: int) -> None:
         if self.stop_asked is None:
@@ -292,8 +300,11 @@ def watched(
             running.insist()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = process.wait(POLL_S)
+                if code < 0:  # the tether itself was killed, and cannot end what it started
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)
                 report(runner, trial, running, temporary, values)
-                return values, code, running
+                return values, code if code >= 0 else 128 - code, running
             report(runner, trial, running, temporary, values)
             if time.monotonic() - looked > runner.study.heartbeat_s:
                 looked = time.monotonic()
@@ -310,7 +321,7 @@ def report(
 ) -> None:
     """Add the metric's new values to `values`, tell the study, and end the trial where hyperband says so."""
     metric, folder = runner.sweep.metric, told_folder(temporary)
-    if metric is None or folder is None:
+    if metric is None or folder is None or not running.has_grown(folder / METRICS_FILE):
         return
     rows = [row[metric.name] for row in read_rows(folder) if is_finite(row.get(metric.name))]
     hyperband = runner.sweep.hyperband

@@ -19,6 +19,7 @@ from sweeps.check import check
 from sweeps.command import as_flags, command_of
 from sweeps.definition import SweepError, read_sweep, size, trial_id, trials
 from tests.wandb_server import WandbServer
+from tests.wandb_server.trials import draws
 from tracking.row import FEW_CLASSES, is_among_few
 
 ROOT = Path(__file__).parents[2]
@@ -230,14 +231,22 @@ def test_one_trial_of_two_sweeps_is_two_runs(tmp_path: Path) -> None:
     assert trial_id(sweep, first) != trial_id(other, first)
 
 
+@EVERY_FILE
+def test_an_agent_gets_the_same_grid(file: Path) -> None:
+    """Of the stand-in server, whose grids are held against W&B's own in test_wandb_answers.py."""
+    sweep = read_sweep(file)
+    if sweep.method == "grid":
+        assert list(trials(sweep)) == list(draws(yaml.safe_load(file.read_text()), seed=""))
+
+
 @pytest.mark.slow
-def test_the_words_of_a_trial_are_those_that_the_real_agent_passes(
+def test_the_trials_of_a_grid_and_their_words_are_those_that_the_real_agent_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "show.py").write_text(
-        "import json, sys, wandb\nopen('words.json', 'w').write(json.dumps(sys.argv[1:]))\nwandb.init().finish()\n"
+        "import json, sys, wandb\nopen('words', 'a').write(json.dumps(sys.argv[1:]) + '\\n')\nwandb.init().finish()\n"
     )
-    parameters = {"darp": True, "align": False, "lambda_u": None, "lr": 0.002, "seed": 3, "out": "a folder"}
+    parameters = {"darp": True, "align": False, "lambda_u": None, "lr": 0.002, "out": "a folder"}
     macros = [
         "${args}",
         "then",
@@ -258,7 +267,9 @@ def test_the_words_of_a_trial_are_those_that_the_real_agent_passes(
             tmp_path,
             program="show.py",
             parameters={name: {"value": value} for name, value in parameters.items()}
-            | {"net": {"parameters": {"width": {"value": 8}, "act": {"value": "relu"}}}},
+            | {"net": {"parameters": {"width": {"value": 8}, "act": {"values": ["relu", "gelu"]}}}}
+            | {"seed": {"values": [3, 4, 3]}},
+            run_cap=3,
             command=["${env}", "${interpreter}", "${program}", *macros],
         )
     )
@@ -274,11 +285,11 @@ def test_the_words_of_a_trial_are_those_that_the_real_agent_passes(
             ["wandb", "agent", found.group(1)],
             cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=120,
         )  # fmt: skip
-    passed = json.loads((tmp_path / "words.json").read_text())
-    (trial,) = trials(sweep)
-    ours = command_of(sweep.command, sweep.program, trial, sys.executable)[3:]
-    assert {"--darp=True", "--net={'act': 'relu', 'width': 8}", "user-me-NO_X"} <= set(ours)
+    passed = [json.loads(line) for line in (tmp_path / "words").read_text().splitlines()]
+    ours = [command_of(sweep.command, sweep.program, trial, sys.executable)[3:] for trial in trials(sweep)]
+    assert {"--darp=True", "--net={'act': 'relu', 'width': 8}", "user-me-NO_X"} <= set(ours[0])
     assert passed == ours
+    assert [words[words.index("--seed") + 1] for words in ours] == ["3", "4", "3"]
 
 
 def test_both_forms_of_a_boolean_are_flags() -> None:

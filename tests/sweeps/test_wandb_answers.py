@@ -14,6 +14,7 @@ import yaml
 from sweeps.definition import SweepError, cells, read_sweep
 from sweeps.hyperband import read_hyperband
 from sweeps.parameters import read_parameter
+from tests.wandb_server.trials import draws
 
 ANSWERS: dict[str, Any] = json.loads(Path(__file__).with_name("wandb_answers.json").read_text())
 
@@ -56,6 +57,12 @@ def test_a_grid_has_the_cells_that_wandb_gives_it_in_that_order(
     ours = list(cells(read_sweep(path)))
     assert ours == answer["cells"]
     assert json.dumps(ours) == json.dumps(answer["cells"]), "1, 1.0 and true are told apart"
+
+
+@pytest.mark.parametrize("answer", ANSWERS["grids"], ids=lambda a: identity(a["parameters"]))
+def test_the_stand_in_server_gives_agents_the_same_cells(answer: dict[str, Any]) -> None:
+    content = {"method": "grid", "parameters": answer["parameters"]}
+    assert list(draws(content, seed="")) == answer["cells"]
 
 
 @pytest.mark.parametrize("answer", ANSWERS["files"], ids=lambda a: identity(a["content"]))

@@ -22,20 +22,19 @@ def _quantized(value: float, parameter: Mapping[str, Any]) -> float:
 
 def _grid_values(parameter: Mapping[str, Any]) -> list[Any]:
     if "values" in parameter:  # each once: 3 and 3.0 are one, 1 and true are not
-        return list(
-            {
-                (type(v) is bool, repr(v) if isinstance(v, (list, dict)) else v): v
-                for v in parameter["values"]
-            }.values()
-        )
+        return list({repr(float(v) if type(v) is int else v): v for v in parameter["values"]}.values())
     if "value" in parameter:
         return [parameter["value"]]
-    if parameter.get("distribution") in ("int_uniform", "q_uniform"):
-        step = parameter.get("q", 1)
-        last = parameter["distribution"] == "int_uniform"  # q_uniform leaves max out
-        count = math.ceil((parameter["max"] - parameter["min"]) / step) + last
-        return [parameter["min"] + step * k for k in range(count)]
-    raise ValueError(f"grid search needs values, value or int_uniform; got {dict(parameter)}")
+    low, high = parameter["min"], parameter["max"]
+    kind = parameter.get(
+        "distribution", "int_uniform" if isinstance(low, int) and isinstance(high, int) else ""
+    )
+    if kind == "int_uniform":
+        return list(range(low, high + 1))
+    if kind == "q_uniform":  # max is left out
+        step = parameter.get("q", 1.0)
+        return [low + step * k for k in range(math.ceil((high - low) / step))]
+    raise ValueError(f"grid search needs values, value, int_uniform or q_uniform; got {dict(parameter)}")
 
 
 def _draw(parameter: Mapping[str, Any], rng: random.Random) -> Any:
