@@ -26,7 +26,16 @@ METHOD_NAMES = {
     "sup": "Supervised",
     "pseudo": "Pseudo-Label",
 }
-REFINEMENT_NAMES = {"none": "", "align": " + alignment", "sinkhorn": " + Sinkhorn", "darp": " + DARP"}
+REFINEMENT_NAMES = {
+    "none": "",
+    "align": " + alignment",
+    "sinkhorn": " + Sinkhorn",
+    "darp": " + DARP",
+    "own": "",
+}
+
+
+OWN_ROWS_LACK = "time/epoch"  # a loop of one's own has rows without it, and no config.yaml
 
 
 class Regime(NamedTuple):
@@ -43,7 +52,7 @@ class Regime(NamedTuple):
     def label(self) -> str:
         """In words: `1 label a class`, `up to 1500 labels a class (imbalance 100)`."""
         if self.num_max is None:
-            return "unknown number of labels"
+            return "labels not stated"
         balanced = self.imb_ratio_l in (None, 1.0)
         words = f"{self.num_max:g} {'label' if self.num_max == 1 else 'labels'} a class"
         notes = [] if balanced else [f"imbalance {self.imb_ratio_l:g}"]
@@ -225,16 +234,35 @@ def read_run(folder: str | Path) -> Run:
         ValueError: one line that says what is missing or broken.
     """
     folder = Path(folder)
+    rows = read_rows_of(folder) if (folder / METRICS_FILE).exists() else None
+    if rows and not (folder / CONFIG_FILE).exists() and OWN_ROWS_LACK not in rows[-1]:
+        return Run(folder, printable(folder.name), own_loop(folder, rows), rows)
     config = read_config(folder)
-    if not (folder / METRICS_FILE).exists():
+    if rows is None:
         raise ValueError(f"no {METRICS_FILE} (a run writes it with its first epoch)")
-    try:
-        rows = read_rows(folder)
-    except OSError as error:
-        raise ValueError(f"cannot be read: {printable(error)}") from None
     if not rows:
         raise ValueError(f"{METRICS_FILE} holds no complete epoch yet")
     return Run(folder, printable(config.get("run_name") or folder.name), config, rows)
+
+
+def read_rows_of(folder: Path) -> list[Row]:
+    """The rows of a folder; ValueError, one line, where they cannot be read."""
+    try:
+        return read_rows(folder)
+    except OSError as error:
+        raise ValueError(f"cannot be read: {printable(error)}") from None
+
+
+def own_loop(folder: Path, rows: Sequence[Row]) -> dict[str, Any]:
+    """What is known of a folder that holds rows alone, as `darp.PseudoLabelMonitor` gives them."""
+    refined = any(row.get("pseudo/refined/0") != row.get("pseudo/orig/0") for row in rows)
+    return {
+        "dataset": "own loop",
+        "semi_method": folder.name,
+        "run_name": folder.name,
+        "refine": "own" if refined else "none",
+        "epochs": int(rows[-1]["epoch"]) + 1,  # nobody knows how many it should be
+    }
 
 
 def _one_run_a_seed(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:

@@ -4,7 +4,9 @@ import os
 from typing import Any
 
 import pytest
+import torch
 
+from darp import PseudoLabelMonitor
 from semi.config import Config, fields_of_kind
 from semi.run_folder import keep_aside
 from tests.tracking.report.synthetic_runs import write_finding, write_run
@@ -211,3 +213,24 @@ def test_class_names_are_unique_and_complete(tmp_path):
 def test_printable_leaves_nothing_that_a_terminal_acts_on(text):
     assert printable(text).isprintable()
     assert len(printable("x" * 9999)) == 200
+
+
+def test_a_folder_with_the_rows_of_ones_own_loop_is_a_run(tmp_path):
+    monitor = PseudoLabelMonitor(20, 3, [0, 1] * 10)
+    monitor.update(torch.arange(20), torch.full((20, 3), 1 / 3))
+    for name in ("plain", "mine"):
+        (tmp_path / name).mkdir()
+        if name == "mine":
+            monitor.update(torch.arange(20), torch.full((20, 3), 1 / 3), torch.eye(3)[torch.arange(20) % 3])
+        lines = [json.dumps({"epoch": epoch, **monitor.row()}) for epoch in range(4)]
+        (tmp_path / name / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    runs, problems = find_runs([tmp_path])
+    assert problems == []
+    assert [(run.name, run.epochs_done, run.finished) for run in runs] == [
+        ("mine", 4, True),
+        ("plain", 4, True),
+    ]
+    assert runs[0].shares("orig") == pytest.approx([1 / 3] * 3)
+    ((regime, groups),) = group_runs(runs).items()
+    assert (regime.dataset, regime.label) == ("own loop", "labels not stated")
+    assert [(group.label, group.refined) for group in groups] == [("plain", False), ("mine", True)]
