@@ -2,6 +2,7 @@
 
 python report.py result                     write report.html, print the table
 python report.py result --serve --watch     the page on the loopback, live while runs go on
+python report.py result --table             its first screen in the terminal
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tracking.report.runs import Run, find_runs, group_runs, printable
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the page (and the picture), print the table. Exit code 2 when there is nothing to compare."""
+    """Write the page and print the table, or what the flags ask for. Exit code 2 when there is nothing to compare."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -27,6 +28,11 @@ def main(arguments: list[str] | None = None) -> int:
         "runs", nargs="*", default=["result"], help="folders with runs in or below them (result)"
     )
     parser.add_argument("--out", default="report.html", help="the page to write (%(default)s)")
+    parser.add_argument(
+        "--table",
+        action="store_true",
+        help="show the classes here, as bars and sparklines, and write nothing",
+    )
     parser.add_argument(
         "--figures", metavar="DIR", help="also write figures for papers there, as SVG and PNG"
     )
@@ -59,6 +65,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.serve:
         return _serve(options)
     groups = group_runs(runs)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    if options.table:
+        from tracking.report.terminal import terminal_report
+
+        console.print(terminal_report(groups, console.width))
+        return 0
     try:
         page = build_page(groups, title=options.title, problems=problems).encode()
         write_whole(Path(options.out), page)
@@ -68,7 +80,6 @@ def main(arguments: list[str] | None = None) -> int:
             figures = write_figures(groups, Path(options.figures), write_whole)
     except OSError as error:
         return _refuse(f"cannot write {printable(error.filename)}: {error.strerror}")
-    console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(terminal_table(final_figures(groups)))
     print(f"Compared {len(runs)} runs: open {options.out} ({len(page) / 1e6:.1f} MB) in a browser.")
     if options.figures:

@@ -5,7 +5,6 @@ Orange against blue stays apart for every common kind of colour blindness, and e
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,25 +12,15 @@ from typing import Any
 
 import altair as alt
 
+from tracking.report.class_shares import Shares, ShareTables, mean_shares
+from tracking.report.epochs import epoch_ticks, thinned
+
 ORIG, REFINED, TARGET, TRUE = "#d9730d", "#1f6fb2", "#969ba3", "#15171a"
 # Colours of configurations: warm without DARP, cool with it.
 WARM = (ORIG, "#a13d7e", "#8a5a00", "#c2372e")
 COOL = (REFINED, "#0a8f75", "#5b53c0", "#3aa6cf")
 MAX_LABELED_CLASSES = 20  # beyond it an axis names every tenth class only
 MAX_EPOCHS_HEATMAP, MAX_EPOCHS_LINE = 120, 300
-
-Shares = Sequence[float | None]  # share of each class [K]; None where it is unknown
-
-
-@dataclass(frozen=True)
-class ShareTables:
-    """Class shares of one configuration at one epoch: [K] for each seed; `refined` is empty without DARP."""
-
-    class_names: Sequence[str]
-    orig: Sequence[Shares]
-    refined: Sequence[Shares]
-    target: Shares | None
-    true: Shares | None
 
 
 @dataclass(frozen=True)
@@ -85,7 +74,7 @@ def shares_chart(
         layers.append(mark.encode(x=x, y=y, **beside))
     uniform = [{"share": _short(1 / max(len(tables.class_names), 1))}]
     layers.append(_chart(uniform).mark_rule(color=TARGET, strokeDash=[2, 3], strokeWidth=1).encode(y=y))
-    refined = _mean_shares(tables.refined) if many and tables.refined else None
+    refined = mean_shares(tables.refined) if many and tables.refined else None
     for shares, line_colour, thickness in (
         (tables.target, TARGET, 3.5),
         (refined, REFINED, 2.2),
@@ -194,9 +183,7 @@ def share_top(tables: Sequence[ShareTables]) -> float:
     for one in tables:
         many = len(one.class_names) > MAX_LABELED_CLASSES  # single seeds are then not drawn
         for seeds in (one.orig, one.refined):
-            every += (
-                _mean_shares(seeds) if many and seeds else [share for shares in seeds for share in shares]
-            )
+            every += mean_shares(seeds) if many and seeds else [share for shares in seeds for share in shares]
         every += [*(one.target or ()), *(one.true or ())]
     return _short(1.05 * max((share for share in every if share is not None), default=1.0)) or 1.0
 
@@ -209,20 +196,6 @@ def mean_over_seeds(seeds: Sequence[tuple[Sequence[int], Sequence[float]]]) -> t
             by_epoch.setdefault(epoch, []).append(value)
     order = sorted(by_epoch)
     return order, [statistics.fmean(by_epoch[epoch]) for epoch in order]
-
-
-def thinned(count: int, most: int) -> list[int]:
-    """About `most` evenly spread positions of `range(count)`, the first and the last always among them."""
-    step = max(1, math.ceil(count / most))
-    kept = list(range(0, count, step))
-    return kept if not kept or kept[-1] == count - 1 else [*kept, count - 1]
-
-
-def epoch_ticks(epochs: Sequence[int]) -> list[int]:
-    """About ten of the epochs to name on an axis: round numbers, or the last where none is round."""
-    spread = (epochs[-1] - epochs[0]) / 10 if epochs else 0
-    step = next((step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500) if step >= spread), 1000)
-    return [epoch for epoch in epochs if epoch % step == 0] or list(epochs[-1:])
 
 
 def _bars_and_dots(tables: ShareTables) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -238,11 +211,6 @@ def _bars_and_dots(tables: ShareTables) -> tuple[list[dict[str, Any]], list[dict
             if len(there) > 1:
                 dots += [row | {"share": _short(share)} for share in there]
     return bars, dots
-
-
-def _mean_shares(seeds: Sequence[Shares]) -> list[float | None]:
-    columns = ([share for share in column if share is not None] for column in zip(*seeds, strict=True))
-    return [statistics.fmean(column) if column else None for column in columns]
 
 
 def _level(class_names: Sequence[str], shares: Shares, y: alt.Y) -> alt.Chart:

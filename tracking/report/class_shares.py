@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from tracking.report.charts import ShareTables
 from tracking.report.figures import Statistic, distance, statistic, write_statistic
 from tracking.report.runs import Group, Run
+
+Shares = Sequence[float | None]  # share of each class [K]; None where it is unknown
+
+
+@dataclass(frozen=True)
+class ShareTables:
+    """Class shares of one configuration at one epoch: [K] for each seed; `refined` is empty without DARP."""
+
+    class_names: Sequence[str]
+    orig: Sequence[Shares]
+    refined: Sequence[Shares]
+    target: Shares | None
+    true: Shares | None
+
+
+def mean_shares(seeds: Sequence[Shares]) -> list[float | None]:
+    """Mean share of each class [K] over the seeds that know it."""
+    columns = ([share for share in column if share is not None] for column in zip(*seeds, strict=True))
+    return [statistics.fmean(column) if column else None for column in columns]
 
 
 def share_tables(group: Group) -> ShareTables:

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracking.alerts import alerts_of_run
-from tracking.report.charts import thinned
 from tracking.report.class_shares import shown_run
+from tracking.report.epochs import thinned
 from tracking.report.figures import heading_of
 from tracking.report.findings import first_pair, verdict
 from tracking.report.runs import METHOD_NAMES, Group, Regime, Run, printable

@@ -8,8 +8,8 @@ from typing import Any
 
 import altair as alt
 
-from tracking.report.charts import ORIG, REFINED, TARGET, TRUE, ShareTables, share_top, shares_chart
-from tracking.report.class_shares import share_summary, share_tables, shown_run
+from tracking.report.charts import ORIG, REFINED, TARGET, TRUE, share_top, shares_chart
+from tracking.report.class_shares import ShareTables, share_summary, share_tables, shown_run
 from tracking.report.figures import statistic, write_statistic
 from tracking.report.runs import Group, Regime, Run
 

@@ -8,15 +8,14 @@ from tracking.report.charts import (
     REFINED,
     TRUE,
     Line,
-    ShareTables,
-    epoch_ticks,
     heatmap,
     lines_chart,
     mean_over_seeds,
     share_top,
     shares_chart,
-    thinned,
 )
+from tracking.report.class_shares import ShareTables
+from tracking.report.epochs import epoch_ticks, thinned
 from tracking.report.picture import Panel, finding_picture
 
 
