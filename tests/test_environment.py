@@ -1,10 +1,13 @@
 """Entry scripts started by a Python that lacks the packages, such as the system's own."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.tracking.report.synthetic_runs import write_run
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py") if path.name != "environment.py")
@@ -18,6 +21,29 @@ def test_outside_the_environment_one_line_names_the_remedy(words: list[str]) -> 
     done = subprocess.run([*bare, *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert "has no torch" in line
+    assert ("has no numpy" if words == ["report.py"] else "has no torch") in line
     assert "`source .venv/bin/activate`" in line
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "words", [["report.py", "runs", "--out", "page.html"], ["eval.py", "summary", "runs"]]
+)
+def test_those_who_only_look_need_no_torch(tmp_path: Path, words: list[str]) -> None:
+    for seed in range(2):
+        write_run(tmp_path / "runs", f"run{seed}", seed=seed)
+    heavy = ("torch", "torchvision", "wandb", "scipy", "numba", "sklearn", "optuna")
+    program = (
+        f"import sys, runpy; sys.modules.update(dict.fromkeys({heavy})); sys.path.insert(0, {str(ROOT)!r}); "
+        f"sys.argv = {words!r}; runpy.run_path({str(ROOT / words[0])!r}, run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "run" in done.stdout
+
+
+def test_what_those_need_is_written_twice_and_the_same() -> None:
+    listed = [line for line in (ROOT / "requirements-report.txt").read_text().splitlines() if line[:1] != "#"]
+    text = (ROOT / "pyproject.toml").read_text()
+    extra = text[text.index("report = [") : text.index("]", text.index("report = ["))]
+    assert re.findall(r'^    "(.+?)"', extra, re.MULTILINE) == listed

@@ -29,7 +29,7 @@ def verdict(members: Sequence[Group]) -> tuple[str, str]:
     if raw is not None and darp is not None:
         sentence += _with_darp(raw, darp)
     elif shown.refined:
-        name = REFINEMENT_NAMES[shown.runs[0].refine].removeprefix(" + ")
+        name = REFINEMENT_NAMES[shown.runs[0].refine].removeprefix(" + ") or "refinement"
         sentence += f"; no run without {name} to compare it with"
     word = _word(orig.mean, spread, classes, truth)
     return word, f"{sentence}{_means([raw, darp] if raw else [shown])}."
