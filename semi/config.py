@@ -18,7 +18,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from tracking.row import is_known
+from tracking.row import FEW_CLASSES, is_among_few, is_known
 
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 WANDB_PER_CLASS = ("few", "all")
@@ -604,6 +604,8 @@ class WandbOptions:
                 raise ConfigError(
                     f"--wandb_summary {shown(key)}: no metric of a run; python3 train.py --dry-run lists them"
                 )
+            if self.wandb_per_class != "all" and not is_among_few(key, FEW_CLASSES):
+                raise ConfigError(f"--wandb_summary {key}: W&B does not get it; add --wandb_per_class all")
             if kind not in WANDB_SUMMARIES:
                 raise ConfigError(
                     f"--wandb_summary {key}={shown(kind)}: use one of {', '.join(WANDB_SUMMARIES)}"

@@ -193,12 +193,14 @@ def test_a_regime_that_says_nothing_or_too_much_is_refused(flags: str, message: 
     [
         ("test/f1=max", "--wandb_summary test/f1: no metric of a run"),
         ("epoch=max", "--wandb_summary epoch: no metric of a run"),
+        ("time/step=max", "--wandb_summary time/step: W&B does not get it; add --wandb_per_class all"),
         ("test/bacc=best", "--wandb_summary test/bacc=best: use one of min, max, mean, last, first, none"),
     ],
 )
 def test_a_summary_that_wandb_cannot_keep_is_refused(given: str, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         WandbOptions(wandb_summary=given)
+    assert WandbOptions(wandb_summary="time/step=max", wandb_per_class="all").summaries
     assert WandbOptions(wandb_summary="test/bacc=max,loss/total=min").summaries == {
         "test/bacc": "max",
         "loss/total": "min",
