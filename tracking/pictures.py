@@ -1,6 +1,6 @@
 """Makes the pictures of a run: picks the examples, counts the confusions, lays out the grid of views.
 
-They are small: at most 2 x EXAMPLES images of 32 x 32 pixels, one grid, three matrices [K, K].
+They are small: at most 2 x EXAMPLES images of SIDE x SIDE pixels, one grid, three matrices [K, K].
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from torch import Tensor
 from tracking.media import Examples, Media, MediaSource
 
 EXAMPLES = 64  # of each kind
+SIDE = 64  # pixels; larger images are shrunk to it
 GAP = 2  # pixels between the images of a grid
 
 
 def at_the_start(source: MediaSource) -> Media:
     """The grid of views alone."""
     images, views = source.views()
-    grid = grid_of([images, *(view for _, view in views)])
+    grid = grid_of([shrunk(shown) for shown in (images, *(view for _, view in views))])
     return Media(grid=grid, grid_rows=["image", *(kind for kind, _ in views)])
 
 
@@ -34,7 +35,7 @@ def after_an_epoch(source: MediaSource, start: Media) -> Media:
         wrong=(torch.arange(len(rows)) < len(wrong)).numpy(),
         row=rows.cpu().numpy(),
         true=np.full(len(rows), -1) if true is None else true[rows].cpu().numpy(),
-        image=source.images(rows.cpu()).permute(0, 2, 3, 1).contiguous().numpy(),
+        image=shrunk(source.images(rows.cpu())).permute(0, 2, 3, 1).contiguous().numpy(),
         orig=orig[rows].float().cpu().numpy(),
         refined=refined[rows].float().cpu().numpy(),
     )
@@ -62,6 +63,16 @@ def least_sure(table: Tensor, visited: Tensor) -> Tensor:
     largest = table.amax(dim=1)
     guessed = visited.nonzero().squeeze(1)
     return guessed[largest[guessed].topk(min(EXAMPLES, len(guessed)), largest=False).indices]
+
+
+def shrunk(images: Tensor) -> Tensor:
+    """uint8 [n, 3, H, W] with no side longer than SIDE, by antialiased bilinear interpolation."""
+    longest = max(images.shape[-2:])
+    if longest <= SIDE or not len(images):
+        return images
+    size = [max(1, side * SIDE // longest) for side in images.shape[-2:]]
+    smaller = torch.nn.functional.interpolate(images.float(), size, mode="bilinear", antialias=True)
+    return smaller.round().clamp(0, 255).to(torch.uint8)
 
 
 def grid_of(rows: Sequence[Tensor]) -> NDArray[np.uint8]:

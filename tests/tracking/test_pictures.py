@@ -8,7 +8,17 @@ import torch
 from torch import Tensor
 
 from tracking.media import MEDIA_FILE, Media, MediaSource, read_media
-from tracking.pictures import EXAMPLES, GAP, after_an_epoch, at_the_start, grid_of, least_sure, most_wrong
+from tracking.pictures import (
+    EXAMPLES,
+    GAP,
+    SIDE,
+    after_an_epoch,
+    at_the_start,
+    grid_of,
+    least_sure,
+    most_wrong,
+    shrunk,
+)
 
 N, K = 500, 4
 
@@ -100,6 +110,22 @@ def test_before_the_first_guess_there_is_no_example() -> None:
 def test_a_damaged_file_is_no_pictures(tmp_path: Path, content: bytes) -> None:
     (tmp_path / MEDIA_FILE).write_bytes(content)
     assert read_media(tmp_path) == read_media(tmp_path / "nowhere") == Media()
+
+
+def test_large_images_are_shrunk_and_small_ones_are_left_alone() -> None:
+    small = torch.randint(256, (2, 3, 32, SIDE), dtype=torch.uint8)
+    assert shrunk(small) is small
+    large = torch.full((2, 3, 2 * SIDE, 4 * SIDE), 200, dtype=torch.uint8)
+    large[:, :, :, : 2 * SIDE] = 10
+    found = shrunk(large)
+    assert found.shape == (2, 3, SIDE // 2, SIDE)
+    assert (found[..., : SIDE // 2 - 2] == 10).all()
+    assert (found[..., SIDE // 2 + 2 :] == 200).all()
+    source = Shown()
+    source.images = lambda rows: torch.zeros(len(rows), 3, 224, 224, dtype=torch.uint8)  # type: ignore[method-assign]
+    made = after_an_epoch(source, Media())
+    assert made.examples is not None
+    assert made.examples.image.shape == (2 * EXAMPLES, SIDE, SIDE, 3)
 
 
 def test_the_grid_has_a_row_for_each_kind_and_a_column_for_each_image() -> None:
