@@ -36,6 +36,10 @@ def train(
         config, *options = parse(sys.argv[1:], description, Config, *option_classes)
     except ConfigError as error:
         return _refused(error)
+    if config.nproc > 1 and not config.dry_run and "RANK" not in os.environ:
+        from semi.launch import launched
+
+        return launched(config.nproc)
     from semi.start import start_training
 
     return start_training(config, options, more, fetch, fetch_estimate)

@@ -672,6 +672,17 @@ def require_gpu(gpu: str) -> None:
         raise ConfigError(f"--gpu {shown(gpu)}: use the number of one GPU, or cpu")
 
 
+def require_divisible(batch_size: int, processes: int) -> None:
+    """ConfigError unless the processes can share the batch."""
+    if batch_size % processes:
+        below = batch_size // processes * processes
+        near = f"{below} or {below + processes}" if below else f"{processes}"
+        raise ConfigError(
+            f"--batch_size {batch_size}: {processes} processes cannot share it evenly; use a multiple of {processes}, "
+            f"such as {near}"
+        )
+
+
 def _validate_data(config: DataConfig) -> None:
     require_sound(config)
     seed = config.shuffle_split
@@ -694,6 +705,7 @@ def _validate(config: Config) -> None:
     if not 0 < config.tau <= 1:
         raise ConfigError(f"--tau {config.tau}: the threshold is a probability; use a value in (0, 1]")
     _require_decay(config.ema_decay)
+    require_divisible(config.batch_size, config.nproc)
     if config.start_epoch >= config.epochs:
         raise ConfigError(
             f"--start-epoch {config.start_epoch}: epochs 0 to {config.epochs - 1} are to be trained; use one of them"

@@ -10,7 +10,9 @@ in the order of the rows, and so keeps the same ones however many processes ther
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -23,14 +25,18 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
-from semi.config import USER_ERROR, Config, ConfigError
+from semi.config import USER_ERROR, Config, ConfigError, require_divisible
 from semi.device import pick_device
+from semi.roll_call import LONGEST_ANSWER_S, RollCall, is_of_communication, this_process
 from tracking.base import Row, Tracker
 from tracking.local import exit_code_of
 
 T = TypeVar("T")
 RANK_STREAM = 2  # number of the random streams that tell processes apart; `semi.split` has the number before
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 MEETING = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells a process
 
 
@@ -43,6 +49,7 @@ class Ranks:
         rank, size: number of this process from 0, and of how many.
         local_rank: number of this process on its host.
         group: the processes, for what communicates by itself (`darp.solve`); None where there is one.
+        roll_call: finds out who is missing.
     """
 
     device: torch.device
@@ -50,6 +57,7 @@ class Ranks:
     size: int = 1
     local_rank: int = 0
     group: dist.ProcessGroup | None = None
+    roll_call: RollCall | None = None
 
     @property
     def is_first(self) -> bool:
@@ -159,12 +167,22 @@ class Ranks:
                 module, process_group=self.group, broadcast_buffers=False, static_graph=True
             )
 
+    @contextmanager
+    def naming_the_missing(self) -> Iterator[None]:
+        """Where communication fails in the block, say once who does not answer, and end with exit code 1."""
+        try:
+            yield
+        except Exception as error:
+            if self.roll_call is None or not is_of_communication(error):
+                raise
+            self.roll_call.call(self.rank)
+            raise SystemExit(1) from None
+
     def leave(self) -> None:
         """End the communication. Every process of the group is at its end."""
         if self.group is not None:
-            self.group = (
-                None  # or its threads would live on into the end of the process, which may then abort
-            )
+            # Else their threads would live on into the end of the process, which may then abort.
+            self.group = self.roll_call = None
             dist.destroy_process_group()
 
 
@@ -220,14 +238,21 @@ def joined(config: Config) -> tuple[Ranks, str]:
         return Ranks(device), note
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     on_gpus = config.gpu not in ("", "cpu") and torch.cuda.is_available()
-    timeout = timedelta(seconds=config.dist_timeout_s)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=timeout)
+    end_with_parent()
+    answer_s = min(LONGEST_ANSWER_S, config.dist_timeout_s / 4)
+    timeout = timedelta(seconds=config.dist_timeout_s - answer_s)
+    store, _, _ = next(rendezvous("env://", rank, size))
+    store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)  # a restart keeps the store
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpus else "gloo", store=store, rank=rank, world_size=size, timeout=timeout
+    )
     ranks = Ranks(torch.device("cpu"), rank, size, local_rank, dist.group.WORLD)
+    ranks.roll_call = RollCall(store, ranks.gather(this_process()), config.dist_timeout_s, answer_s)
 
     def checked() -> tuple[torch.device, str]:
         if config.nproc not in (1, size):
             raise ConfigError(f"--nproc {config.nproc}: torchrun has started {size} processes; leave it out")
-        require_divisible(config, size)
+        require_divisible(config.batch_size, size)
         return device_of(config.gpu, local_rank)
 
     try:
@@ -240,20 +265,15 @@ def joined(config: Config) -> tuple[Ranks, str]:
     return ranks, note
 
 
+def end_with_parent() -> None:
+    """Let this process be asked to stop when what started it has ended, however that ended. On Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def world_size() -> int:
     """How many processes torchrun started for this run; 1 without it."""
     return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in MEETING) else 1
-
-
-def require_divisible(config: Config, size: int) -> None:
-    """ConfigError unless `size` processes can share the batch."""
-    if config.batch_size % size:
-        below = config.batch_size // size * size
-        near = f"{below} or {below + size}" if below else f"{size}"
-        raise ConfigError(
-            f"--batch_size {config.batch_size}: {size} processes cannot share it evenly; use a multiple of {size}, "
-            f"such as {near}"
-        )
 
 
 def device_of(gpu: str, local_rank: int) -> tuple[torch.device, str]:

@@ -61,7 +61,8 @@ def run(job: Job, folder: Path, resume_from: ResumePoint | None, tracker: Tracke
         exit_code = 1
         try:
             so_far = EpochSoFar(job.device, partial)  # here, because its time begins with it
-            train_epochs(job, folder, first_epoch, so_far, tracker)
+            with ranks.naming_the_missing():  # before trackers hear of the end, which may take them a while
+                train_epochs(job, folder, first_epoch, so_far, tracker)
             exit_code = 0
         except SystemExit as stop:
             exit_code = stop.code if isinstance(stop.code, int) else 1

@@ -45,8 +45,7 @@ class Checkpoints:
                     checkpoint.save(path, state)
                     if so_far is None:
                         keep_best(self._job, path, self._folder)
-                    if "sharded" in state:
-                        sharding.remove_unnamed(self._folder)
+                    sharding.remove_unnamed(self._folder)
                 self.behind = ""
             except OSError as error:
                 self.behind = f"{path}: {error.strerror or error}"

@@ -114,11 +114,12 @@ def require_whole(beside: Path, record: Mapping[str, Any]) -> None:
 
 def remove_unnamed(folder: Path) -> None:
     """Remove the `rows-...` folders that no checkpoint of the run's folder names."""
+    there = list(folder.glob(f"{PREFIX}*"))
     named = set()
     for name in (CHECKPOINT_FILE, PREVIOUS_FILE, BEST_FILE):
-        if (folder / name).exists():
+        if there and (folder / name).exists():
             named.add(checkpoint.peek(folder / name).get("sharded", {}).get("folder"))
-    for path in folder.glob(f"{PREFIX}*"):
+    for path in there:
         if path.name not in named:
             shutil.rmtree(path, ignore_errors=True)
 

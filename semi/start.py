@@ -51,7 +51,8 @@ def start_training(
     ranks = None
     try:
         ranks, note = joined(config)
-        train(ranks, note, config, options, more, fetch, fetch_estimate)
+        with ranks.naming_the_missing():
+            train(ranks, note, config, options, more, fetch, fetch_estimate)
     except (ConfigError, DataError, CheckpointError) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         return USER_ERROR
@@ -77,6 +78,8 @@ def train(
     consumed = config.resume.removeprefix("wandb:") if config.resume.startswith("wandb:") else ""
     if consumed:
         config = ranks.by_first(lambda: fetched(config, consumed, fetch))
+    if ranks.size > 1:
+        ranks.by_first(lambda: refuse_what_one_process_does(config, options))
     folder = run_folder(config, sweep_trial())
     ranks.by_first(lambda: tell_sweep(folder))
     resume_from = resume_point_of(ranks, config, folder)
@@ -108,6 +111,20 @@ def train(
             tracker.take_media(JobMedia(job))
     trackers = [LocalTracker(folder, conditions(device, ranks.size)), *others, watch(config, folder, others)]
     run(job, folder, resume_from, Fanout(trackers))
+
+
+def refuse_what_one_process_does(config: Config, options: Sequence[Any]) -> None:
+    """ConfigError for what a run of several processes cannot do."""
+    if any(getattr(given, "wandb_artifacts", False) for given in options):
+        raise ConfigError(
+            "--wandb_artifacts: several processes keep their pseudo-labels in a folder beside the checkpoint, which is "
+            "not uploaded; leave it out, or train in one process"
+        )
+    if config.est and not config.est_from and not estimate_path(estimate_config(config)).exists():
+        raise ConfigError(
+            "--est: the estimate is not there yet, and one process makes it; run estimate.py with the same data flags "
+            "first, or name one (--est FILE)"
+        )
 
 
 def resume_point_of(ranks: Ranks, config: Config, folder: Path) -> ResumePoint | None:
