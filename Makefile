@@ -47,6 +47,8 @@ bench: setup ## every speed that the README quotes
 	$(BIN)/python -m benchmarks.logging
 	$(BIN)/python -m benchmarks.epoch_end
 	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.launches
+	$(BIN)/python -m benchmarks.published_step
 
 picture: setup ## the pictures of the README from the runs of make demo (needs tmux and chromium)
 	$(BIN)/python report.py runs/demo --out report.html

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import torch
+
+HOW = ("capturable", "fused")  # of a group; a checkpoint may be of a version that set them otherwise
 
 
 class Adam(torch.optim.Adam):
@@ -16,7 +19,13 @@ class Adam(torch.optim.Adam):
     """
 
     add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
-    load_state_dict = inspect.unwrap(torch.optim.Adam.load_state_dict)
     state_dict = inspect.unwrap(torch.optim.Adam.state_dict)
     zero_grad = inspect.unwrap(torch.optim.Adam.zero_grad)
     step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's, but how the update is computed stays what this optimizer was made with."""
+        own = [{name: group[name] for name in HOW} for group in self.param_groups]
+        inspect.unwrap(torch.optim.Adam.load_state_dict)(self, state_dict)
+        for group, how in zip(self.param_groups, own, strict=True):
+            group.update(how)

@@ -28,3 +28,14 @@ def test_a_step_is_that_of_torchs_adam_and_its_state_is_interchangeable():
     swapped.load_state_dict(there.state_dict())
     assert swapped.param_groups[0]["lr"] == 0.01
     assert all(p.requires_grad and p.is_leaf for p in ours.parameters())
+
+
+def test_how_the_update_is_computed_is_not_taken_from_a_checkpoint():
+    """A run on a GPU may go on from a checkpoint of a version whose Adam could not be recorded."""
+    saved = trained(Adam, nn.Linear(30, 3)).state_dict()
+    assert not saved["param_groups"][0]["capturable"]
+    here = Adam(nn.Linear(30, 3).parameters(), lr=1.0, fused=True)
+    here.param_groups[0]["capturable"] = True  # which only a GPU can compute
+    here.load_state_dict(saved)
+    assert (here.param_groups[0]["capturable"], here.param_groups[0]["fused"]) == (True, True)
+    assert here.param_groups[0]["lr"] == 0.01
