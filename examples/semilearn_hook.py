@@ -1,4 +1,4 @@
-"""The monitor as a hook of USB (semilearn 0.3): any of its algorithms whose masking hook sees the guesses, FixMatch say.
+"""The monitor as a hook of USB (semilearn 0.3), for algorithms whose masking hook sees the guesses, such as FixMatch.
 
     algorithm = get_algorithm(config, get_net_builder(...), None, None)
     algorithm.register_hook(PseudoLabelHook(len(unlabeled), num_classes, labels, run=wandb))
@@ -18,7 +18,7 @@ from semilearn.core.hooks import Hook
 from darp import PseudoLabelMonitor
 
 
-class PseudoLabelHook(Hook):  # type: ignore[misc]  # semilearn has no types
+class PseudoLabelHook(Hook):
     """Watches the guesses of the weak views, and prints (or logs to `run`) what they say of the classes each epoch."""
 
     def __init__(
@@ -30,7 +30,7 @@ class PseudoLabelHook(Hook):  # type: ignore[misc]  # semilearn has no types
         self.index = torch.empty(0, dtype=torch.int64)
 
     def before_run(self, algorithm: Any) -> None:
-        """Listen where the algorithm takes a batch, which has the positions, and where it masks, which has the guesses."""
+        """Listen where the algorithm takes a batch, for the positions, and where it masks, for the guesses."""
         process_batch, masking = algorithm.process_batch, algorithm.hooks_dict["MaskingHook"].masking
 
         def listening_batch(**batch: Any) -> Any:
