@@ -3,6 +3,7 @@
 python report.py result                     write report.html, print the table
 python report.py result --serve --watch     the page on the loopback, live while runs go on
 python report.py result --table             its first screen in the terminal
+python report.py wandb:ENTITY/PROJECT       the same of the runs at W&B
 """
 
 from __future__ import annotations
@@ -11,12 +12,17 @@ import environment  # noqa: F401  (first: it says what to do where packages are 
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from tracking.report.runs import Run, find_runs, group_runs, printable
+
+TRAIN_FIRST = (
+    "train first (python train.py), or name a folder that holds runs (config.yaml and metrics.jsonl)"
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,7 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "runs", nargs="*", default=["result"], help="folders with runs in or below them (result)"
+        "runs",
+        nargs="*",
+        default=["result"],
+        help="folders with runs in or below them (result), W&B's own folders of runs (.../wandb, "
+        ".../wandb/offline-run-*), or wandb:ENTITY/PROJECT",
     )
     parser.add_argument("--out", default="report.html", help="the page to write (%(default)s)")
     parser.add_argument(
@@ -48,14 +58,23 @@ def main(arguments: list[str] | None = None) -> int:
     if (options.watch or options.port) and not options.serve:
         parser.error(f"--{'watch' if options.watch else 'port'}: it goes with --serve")
 
-    for folder in options.runs:
-        if not Path(folder).is_dir():
-            return _refuse(f"there is no folder {printable(folder)}")
+    with tempfile.TemporaryDirectory(prefix="report-") as scratch:
+        return _report(options, Path(scratch))
+
+
+def _report(options: argparse.Namespace, scratch: Path) -> int:
+    """The report; what W&B has is written to `scratch` first."""
+    sources = options.runs
+    try:
+        options.runs, fetched = _folders(options, scratch)
+    except ValueError as error:
+        return _refuse("".join(c if c.isprintable() else "?" for c in str(error)))
     runs, problems = find_runs(options.runs)
+    problems = fetched + problems
     for problem in problems:
         print(f"report: {problem}", file=sys.stderr)
     if not runs:
-        return _refuse(f"no run in {', '.join(map(printable, options.runs))}")
+        return _refuse(f"no run in {', '.join(map(printable, sources))}: {TRAIN_FIRST}")
     # here, so that a mistake in the flags is told before numpy is imported
     from rich.console import Console
 
@@ -79,12 +98,51 @@ def main(arguments: list[str] | None = None) -> int:
 
             figures = write_figures(groups, Path(options.figures), write_whole)
     except OSError as error:
-        return _refuse(f"cannot write {printable(error.filename)}: {error.strerror}")
+        return _refuse(
+            f"cannot write {printable(error.filename)}: {error.strerror}; name another place, or make room"
+        )
     console.print(terminal_table(final_figures(groups)))
     print(f"Compared {len(runs)} runs: open {options.out} ({len(page) / 1e6:.1f} MB) in a browser.")
     if options.figures:
         print(f"Figures: {len(figures)} files in {options.figures}")
     return 0
+
+
+def _folders(options: argparse.Namespace, scratch: Path) -> tuple[list[str], list[str]]:
+    """The folders to look for runs in, and a line for each of W&B's runs that cannot be read.
+
+    Raises:
+        ValueError: one line.
+    """
+    folders, problems = [], []
+    for number, source in enumerate(options.runs):
+        project = source.removeprefix("wandb:")
+        if project == source and not Path(source).is_dir():
+            raise ValueError(f"there is no folder {source}: {TRAIN_FIRST}")
+        if project == source and not _is_of_wandb(Path(source)):
+            folders.append(source)
+            continue
+        if options.watch:
+            raise ValueError(f"--watch {source}: it follows run folders alone; leave --watch out")
+        if project != source and not re.fullmatch(r"[^/:\s]+/[^/:\s]+", project):
+            raise ValueError(f"{source}: name it as wandb:ENTITY/PROJECT")
+        from semi.config import Config, kinds_of
+        from tracking.online.fetch import fetch_files, fetch_project  # imports wandb
+
+        into = scratch / str(number)
+        if project == source:
+            problems += fetch_files(Path(source), into, kinds_of(Config))
+        else:
+            problems += fetch_project(project, into, kinds_of(Config))
+        folders.append(str(into))
+    return folders, problems
+
+
+def _is_of_wandb(folder: Path) -> bool:
+    """Whether it is a folder of W&B's: of one run, or of several. A run folder of this project is not."""
+    return not (folder / "config.yaml").exists() and any(
+        path for pattern in ("*.wandb", "*run-*/*.wandb") for path in folder.glob(pattern)
+    )
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -130,8 +188,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def _refuse(reason: str) -> int:
-    remedy = "train first (python train.py), or name a folder that holds runs (config.yaml and metrics.jsonl)"
-    print(f"report: {reason}: {remedy}", file=sys.stderr)
+    print(f"report: {reason}", file=sys.stderr)
     return 2
 
 
