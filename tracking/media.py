@@ -107,5 +107,16 @@ def read_media(folder: Path) -> Media:
         return Media()
 
 
+def read_confusions(folder: Path) -> dict[str, NDArray[np.int64]]:
+    """The confusion matrices of `read_media` alone; pictures are not unpacked."""
+    try:
+        with np.load(folder / MEDIA_FILE) as kept:
+            return {
+                name.partition("/")[2]: kept[name] for name in kept.files if name.startswith("confusion/")
+            }
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return {}
+
+
 def _below(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
     return {key.removeprefix(f"{prefix}/"): value for key, value in arrays.items() if key.startswith(prefix)}

@@ -75,7 +75,8 @@ SECTIONS = (
     (
         "taken",
         "Who takes whose images",
-        "Up: images of other classes that carry this label. Down, lighter: images of this class that carry another.",
+        "Up: images of other classes that carry this label. Down, lighter: images of this class that carry another. "
+        "Squares: where the images of each class go, of the newest matrix that the run kept (media.npz); square root.",
         "labels",
     ),
     ("times", "Where the time goes", "{data_time} a step, and the parts of an epoch.", "groups"),

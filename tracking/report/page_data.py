@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracking.alerts import alerts_of_run
+from tracking.media import read_confusions
 from tracking.report.class_shares import shown_run
 from tracking.report.epochs import thinned
 from tracking.report.figures import heading_of
@@ -44,6 +45,8 @@ REFINED_TABLES = (
     "pseudo/refined/precision",
     "pseudo/refined/recall",
 )
+CONFUSIONS = ("orig", "refined")
+MAX_MATRIX_CLASSES = 20  # up to which every run's matrix is in the page; beyond it the shown runs' alone
 CONSTANT_TABLES = ("pseudo/target", "pseudo/true")  # of the last epoch alone: they do not change
 
 Groups = Mapping[Regime, Sequence[Group]]
@@ -69,6 +72,8 @@ def page_data(groups: Groups) -> dict[str, Any]:
             for run in group.runs:
                 data["runs"].append(_run(run, len(data["groups"]) - 1, stride))
                 packer.add(len(data["runs"]) - 1, run, kept_rows(run, stride))
+                if len(run.class_names) <= MAX_MATRIX_CLASSES or run is shown_run(group, members):
+                    packer.add_confusions(len(data["runs"]) - 1, run)
     return data | {"levels": LEVELS, "blocks": packer.blocks, "packed": packer.packed()}
 
 
@@ -189,6 +194,15 @@ class _Packer:
             self._series(number, key, _table(run, _of_classes(key, run), kept))
         for key in CONSTANT_TABLES:
             self._series(number, key, _table(run, _of_classes(key, run), kept[-1:]))
+
+    def add_confusions(self, number: int, run: Run) -> None:
+        """Where the images of each class go, [label, class]: shares of the class, from the newest matrix kept."""
+        for name in CONFUSIONS[: 2 if run.refine != "none" else 1]:
+            counts = read_confusions(run.folder).get(name)
+            if counts is not None and counts.shape == (len(run.class_names),) * 2:
+                self._series(
+                    number, f"confusion/{name}", (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)).T
+                )
 
     def _series(self, number: int, key: str, table: Table) -> None:
         if key == LOGARITHMIC:

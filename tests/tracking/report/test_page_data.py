@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.tracking.report.synthetic_runs import write_finding, write_run
+from tracking.media import Media
 from tracking.report import page_data
 from tracking.report.page_data import LEVELS, MISSING
 from tracking.report.runs import find_runs, group_runs
@@ -48,6 +49,24 @@ def test_what_is_packed_is_what_was_logged_to_four_digits(tmp_path):
         assert found[number, "test/acc"][0] == pytest.approx(accuracy, abs=1e-4)
     assert (1, "pseudo/refined") in found
     assert (0, "pseudo/refined") not in found  # nothing refined them: it would be pseudo/orig again
+
+
+def test_the_confusion_matrix_that_a_run_kept_is_where_the_images_of_each_class_go(tmp_path):
+    folder = write_run(tmp_path, "darp", darp=True, num_classes=3)
+    raw = np.array([[6, 2, 0], [0, 8, 0], [1, 1, 2]])
+    Media(confusions={"orig": raw, "refined": np.eye(3, dtype=np.int64), "test": raw}).write(folder)
+
+    found = unpacked(data_of(tmp_path))
+
+    assert found[0, "confusion/orig"] == pytest.approx(raw / raw.sum(axis=1, keepdims=True), abs=1e-3)
+    assert found[0, "confusion/refined"] == pytest.approx(np.eye(3))
+
+
+def test_a_matrix_that_cannot_be_read_or_is_of_other_classes_is_left_out(tmp_path):
+    Media(confusions={"orig": np.eye(4, dtype=np.int64)}).write(write_run(tmp_path, "four"))
+    (write_run(tmp_path, "broken", seed=1) / "media.npz").write_bytes(b"PK\x03\x04")
+
+    assert not any(key.startswith("confusion") for _, key in unpacked(data_of(tmp_path)))
 
 
 def test_a_residual_keeps_its_magnitude(tmp_path):

@@ -10,11 +10,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, FloatRect, Locator, Page, sync_playwright
 
 import report
 from tests.tracking.report.synthetic_runs import write_finding, write_many, write_run
+from tracking.media import Media
 
 ROOT = Path(__file__).parents[3]
 CHROMIUM = shutil.which("chromium")
@@ -320,6 +322,27 @@ def test_glossary_words_explain_themselves_when_they_have_the_focus(opened):
     opened.page.locator(".term", has_text="TV").first.focus()
 
     assert "Total-variation distance" in opened.page.locator("#tip").inner_text()
+
+
+def test_the_matrix_tells_where_the_images_of_a_class_go(browser, tmp_path):
+    folder = write_run(
+        tmp_path / "runs", "run", num_classes=3, class_names=["cat", "dog", "cow"], imb_ratio=4.0
+    )
+    Media(confusions={"orig": np.array([[6, 2, 0], [0, 8, 0], [1, 1, 2]])}).write(folder)
+    path = tmp_path / "report.html"
+    assert report.main([str(tmp_path / "runs"), "--out", str(path)]) == 0
+
+    found = Opened(browser, path)
+    matrix = found.page.locator("#taken .pair figure")
+    matrix.scroll_into_view_if_needed()
+    matrix.locator("summary").click()
+    square = box_of(matrix.locator("image"))
+    found.page.mouse.move(square["x"] + square["width"] / 2, square["y"] + square["height"] / 6)
+
+    assert matrix.locator("tbody tr").all_inner_texts()[2].split() == ["cow", "0.250", "0.250", "0.500"]
+    assert found.page.locator("#tip").inner_text().split() == ["class", "cat", "labelled", "dog", "25.0", "%"]
+    found.close()
+    assert found.troubles == []
 
 
 def test_hostile_names_are_inert(browser, tmp_path):

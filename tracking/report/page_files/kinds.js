@@ -1,5 +1,10 @@
 // The kinds of charts. Each draws a specification into an SVG and gives the same numbers as a table.
 
+function nothingLogged(svg, left) {
+  write("Nothing logged.", { x: left, y: 40, class: "tick" }, svg);
+  return null;
+}
+
 /** Bars of each class, levels across them, dots of single seeds. */
 const BARS = {
   height: 178,
@@ -11,6 +16,7 @@ const BARS = {
     const below = classAxisHeight(labels, step);
     const bottom = BARS.height - below;
     svg.setAttribute("height", BARS.height);
+    if (!series.some(({ values }) => values.some(Number.isFinite))) return nothingLogged(svg, left);
     const y = (value) => bottom - ((Math.min(Math.max(value, low), top) - low) / (top - low)) * (bottom - above);
     valueAxis(svg, ticks(low, top, 4), y, left, right);
     const bars = series.filter((one) => one.form === "bar");
@@ -122,6 +128,37 @@ const HEAT = {
   },
 };
 
+/** True class by label: where the images of each class go. */
+const MATRIX = {
+  height: 220,
+  draw(svg, spec, width) {
+    const { names, order, values } = spec;
+    const count = order.length, above = 4;
+    const longest = Math.max(...order.map((k) => shortened(names[k]).length));
+    const left = 22 + Math.min(80, 6.4 * longest), side = Math.min(width - left - 6, 330), cell = side / count;
+    const labels = classLabels(names, order, cell);
+    svg.setAttribute("height", above + side + classAxisHeight(labels, cell) + 20);
+    const canvas = make("canvas", { width: count, height: count });
+    const context = canvas.getContext("2d"), image = context.createImageData(count, count), palette = heatPalette(false);
+    order.forEach((k, y) => order.forEach((j, x) => image.data.set([...colourAt(palette, Math.sqrt(values[k * count + j])), 255], 4 * (y * count + x))));
+    context.putImageData(image, 0, 0);
+    mark("image", { href: canvas.toDataURL(), x: left, y: above, width: side, height: side, preserveAspectRatio: "none", class: "pixels" }, svg);
+    for (const { place, text } of labels) write(text, { x: left - 5, y: above + cell * (place + 0.5) + 3.5, class: "tick end" }, svg);
+    classAxis(svg, labels, (place) => left + cell * (place + 0.5), cell, above + side);
+    write("label →", { x: left + side, y: above + side + classAxisHeight(labels, cell) + 13, class: "tick end" }, svg);
+    write("class →", { x: 10, y: above + side, class: "tick", transform: `rotate(-90 10 ${above + side})` }, svg);
+    hover(svg, (px, py) => {
+      const x = Math.floor((px - left) / cell), y = Math.floor((py - above) / cell);
+      if (x < 0 || y < 0 || x >= count || y >= count) return null;
+      return { heading: `class ${names[order[y]]}`, rows: [["", `labelled ${names[order[x]]}`, `${short(100 * values[order[y] * count + order[x]])} %`]] };
+    });
+  },
+  table: ({ names, order, values }) => ({
+    head: ["class", ...order.map((j) => `labelled ${names[j]}`)],
+    rows: order.map((k) => [names[k], ...order.map((j) => short(values[k * order.length + j]))]),
+  }),
+};
+
 const signed = (value, sign) => (sign && value > 0 ? "+" : "") + short(value);
 
 /** Position of the last epoch that is not after `epoch`, the first where there is none. */
@@ -137,7 +174,7 @@ const LINES = {
     const left = 46, right = width - 8, above = alerts.length ? 18 : 8, bottom = LINES.height - 22;
     svg.setAttribute("height", LINES.height);
     const points = series.flatMap((one) => one.points).filter(({ mean, low }) => Number.isFinite(mean) && (!log || low > 0));
-    if (!points.length) { write("Nothing logged.", { x: left, y: 40, class: "tick" }, svg); return null; }
+    if (!points.length) return nothingLogged(svg, left);
     const first = Math.min(...PAGE.epochs.slice(0, 1)), last = Math.max(PAGE.epochs[PAGE.epochs.length - 1], first + 1);
     const scale = log ? Math.log10 : (value) => value;
     const low = log ? Math.floor(scale(points.reduce((least, { low }) => Math.min(least, low), Infinity))) : 0;
@@ -211,6 +248,7 @@ const POINTS = {
     const { names, series, order } = spec;
     const left = 38, right = Math.min(width - 10, left + 420), above = 8, bottom = POINTS.height - 36;
     svg.setAttribute("height", POINTS.height);
+    if (!series.some(({ precision }) => precision?.some(Number.isFinite))) return nothingLogged(svg, left);
     const x = (value) => left + value * (right - left), y = (value) => bottom - value * (bottom - above);
     valueAxis(svg, [0, 0.25, 0.5, 0.75, 1], y, left, right);
     for (const value of [0, 0.25, 0.5, 0.75, 1]) write(value, { x: x(value), y: bottom + 14, class: "tick middle" }, svg);

@@ -134,6 +134,24 @@ function takenAndLost(group) {
   return { names: group.classes, order: classOrder(group.runs[0]), series, low: -top, top, label: `${group.label}: images that each class takes from others and loses to them, as share of all, at epoch ${epoch}`, caption: caption(group, seedsText(group.runs)) };
 }
 
+function confusion(group, [name, table]) {
+  const run = typical(group);
+  return {
+    names: group.classes, order: classOrder(run), values: run.table(`confusion/${table}`),
+    label: `${group.label}: ${name} labels that the images of each class carry, seed ${run.seed}`, caption: caption(group, `${name}, share of each class`, `seed ${run.seed}`),
+  };
+}
+
+/** Bars of what is taken and lost, and where a run kept it, the whole matrix. */
+function takenCharts(groups) {
+  return groups.flatMap((group) => {
+    const bars = new Chart(BARS, () => takenAndLost(group), { moves: true });
+    const kept = tablesOf(group).filter(([name, table]) => tableShown(name) && typical(group).series.has(`confusion/${table}`));
+    const matrices = kept.map((table) => new Chart(MATRIX, () => confusion(group, table)).box);
+    return matrices.length ? [bars, { box: make("div", { className: "pair" }, ...matrices) }] : [bars];
+  });
+}
+
 const TIME_PARTS = [["data", "waiting for batches"], ["step", "steps"], ["refine", "refinement"], ["eval", "evaluation"], ["log", "logging"], ["checkpoint", "checkpoints"]];
 
 function timeParts(groups) {
@@ -186,7 +204,7 @@ const SECTIONS = {
     ...(logged("test/recall") ? [new Chart(BARS, () => recallDots(groups), { moves: true })] : []),
   ] },
   agreement: { many: true, charts: (groups) => [{ box: make("div", { className: "pair" }, ...eachGroup(POINTS, agreement, { moves: true })(groups).map(({ box }) => box)) }] },
-  taken: { many: true, charts: eachGroup(BARS, takenAndLost, { moves: true }) },
+  taken: { many: true, charts: takenCharts },
   times: { charts: (groups) => [
     lines(() => "data_time", { label: "data_time, ms a step", factor: 1000 })(groups),
     new Chart(PARTS, () => timeParts(groups), { moves: true }),
