@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 256  # rows that are summed in float32: a relative error of 1e-6 at most
+PSI_FLOOR = 1e-4  # of a class's share, as is usual with the index
 PIECE = 1 << 14  # rows that a thread reads at a time
 
 
@@ -109,19 +110,35 @@ def _argmax(table: Tensor) -> Tensor:
 
 
 def distribution_metrics(share: Tensor, target: Tensor | None, true: Tensor | None) -> dict[str, float]:
-    """Distances of a class distribution [K] to uniform, to the target and to the truth; all float64 on the CPU."""
+    """Distances of a class distribution [K] to uniform, to the target and to the truth; all float64 on the CPU.
+
+    `effective` is the effective number of classes: exp of the entropy (Hill 1973). `psi` is the population stability
+    index: the sum of (p - q) log(p / q), with shares below PSI_FLOOR counted as that, because it has no bound where a
+    class is gone. `js` is the Jensen-Shannon divergence, from 0 to log 2 nats.
+    """
     positive = share.clamp(min=1e-30)
+    entropy = -(share * positive.log()).sum()
     metrics = {
         "tv_uniform": float((share - 1 / len(share)).abs().sum() / 2),
-        "entropy": float(-(share * positive.log()).sum()),
+        "entropy": float(entropy),
+        "effective": float(entropy.exp()),
         "imbalance": float(share.max() / positive.min()),
     }
-    if target is not None:
-        metrics["tv_target"] = float((share - target).abs().sum() / 2)
+    for name, other in (("target", target), ("true", true)):
+        if other is not None:
+            metrics[f"tv_{name}"] = float((share - other).abs().sum() / 2)
+            metrics[f"js_{name}"] = float(_divergence(share, other))
+            p, q = share.clamp(min=PSI_FLOOR), other.clamp(min=PSI_FLOOR)
+            metrics[f"psi_{name}"] = float(((p - q) * (p / q).log()).sum())
     if true is not None:
-        metrics["tv_true"] = float((share - true).abs().sum() / 2)
         metrics["kl_true"] = float(torch.special.xlogy(true, true / positive).sum())
     return metrics
+
+
+def _divergence(p: Tensor, q: Tensor) -> Tensor:
+    """Jensen-Shannon, in nats."""
+    middle = ((p + q) / 2).clamp(min=1e-30)
+    return (torch.special.xlogy(p, p / middle).sum() + torch.special.xlogy(q, q / middle).sum()) / 2
 
 
 def _per_class(prefix: str, values: Tensor) -> dict[str, float]:

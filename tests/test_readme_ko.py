@@ -32,11 +32,13 @@ def test_every_other_command_is_one_of_the_documents():
         assert set(found) <= set(known)
 
 
+def figures(text: str) -> list[str]:
+    return re.findall(r"\d+\.\d+ ± \d+\.\d+|\d+ min \d+ s|\b\d+ s(?![a-z])", text)
+
+
 def test_the_figures_are_the_same():
     for english, korean in SECTIONS.items():
-        figures = [re.findall(r"\d+\.\d+ ± \d+\.\d+|\d+ min \d+ s|\b\d+ s(?![a-z])", section(text, title)) for text, title in
-                   ((ENGLISH, english), (KOREAN, korean))]  # fmt: skip
-        assert figures[0] == figures[1]
+        assert figures(section(KOREAN, korean)) == figures(section(ENGLISH, english))
 
 
 def test_every_link_leads_somewhere_and_every_flag_is_one():

@@ -3,6 +3,8 @@ import re
 
 import pytest
 import torch
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -62,6 +64,33 @@ def test_a_row_that_just_reaches_the_threshold_counts_as_in_the_loss():
     just = (REFINED.max(dim=1).values == REFINED.max()).double().mean()
     row = pseudo_label_metrics(ORIG, REFINED, torch.ones(4, dtype=torch.bool), [1.0, 2.0, 1.0], TRUE, tau=tau)
     assert row["pseudo/mask_rate"] == just > 0
+
+
+def test_distances_of_class_distributions_are_those_of_scipy():
+    generator = torch.Generator().manual_seed(0)
+    share, target, true = torch.softmax(2 * torch.randn(3, 7, generator=generator, dtype=torch.float64), 1)
+    found = distribution_metrics(share, target, true)
+    assert found["effective"] == pytest.approx(math.exp(entropy(share)))
+    for name, other in (("target", target), ("true", true)):
+        assert found[f"js_{name}"] == pytest.approx(jensenshannon(share, other) ** 2)
+        assert found[f"psi_{name}"] == pytest.approx(entropy(share, other) + entropy(other, share))
+    assert found["kl_true"] == pytest.approx(entropy(true, share))
+
+
+def test_distances_are_0_at_the_distribution_itself_and_finite_where_classes_are_gone():
+    uniform, gone = (
+        torch.full((4,), 0.25, dtype=torch.float64),
+        torch.tensor([1.0, 0, 0, 0], dtype=torch.float64),
+    )
+    same = distribution_metrics(uniform, uniform, uniform)
+    assert same["effective"] == pytest.approx(4)
+    assert [same[key] for key in ("js_true", "psi_true", "js_target", "psi_target")] == pytest.approx([0] * 4)
+    collapsed = distribution_metrics(gone, uniform, uniform)
+    assert collapsed["effective"] == pytest.approx(1)
+    assert 0 < collapsed["js_true"] < math.log(2)
+    assert collapsed["psi_true"] == pytest.approx(0.75 * math.log(4) + 3 * 0.2499 * math.log(2500))
+    opposite = distribution_metrics(gone, gone.flip(0), gone.flip(0))
+    assert opposite["js_true"] == pytest.approx(math.log(2))
 
 
 def test_agreement_with_the_true_labels(row):
