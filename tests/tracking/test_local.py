@@ -3,7 +3,7 @@ import math
 
 import yaml
 
-from tracking.local import LocalTracker, read_rows
+from tracking.local import LocalTracker, encode_row, read_rows
 
 
 def lines(folder):
@@ -60,3 +60,22 @@ def test_a_resume_keeps_the_rows_around_a_line_that_is_none(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 0}\n{"epo\n{"epoch": 1}\n')
     LocalTracker(tmp_path).start({}, {}, 2)
     assert lines(tmp_path) == [{"epoch": 0}, {"epoch": 1}]
+
+
+def test_rows_share_the_strings_of_their_keys_unless_a_line_is_torn(tmp_path):
+    whole = [encode_row({"epoch": epoch, "test/a_key": 0.5}) for epoch in range(3)]
+    path = tmp_path / "metrics.jsonl"
+
+    path.write_text("".join(whole))
+    rows = read_rows(tmp_path)
+    assert len({id(key) for row in rows for key in row}) == 2
+
+    for torn in (
+        '{"epoch": 9, "test/a_k',
+        '{"epoch": 9, "list": [1',
+        "1,2",
+        "]",
+        '{"epoch": 9}, {"epoch": 8}',
+    ):
+        path.write_text(whole[0] + torn + "\n" + "".join(whole[1:]))
+        assert read_rows(tmp_path) == rows
