@@ -82,6 +82,8 @@ def start(sweep: Sweep, given: argparse.Namespace) -> int:
     count = None if given.count is None else whole("--count", given.count, 10**9)
     heartbeat = whole("--heartbeat", given.heartbeat, 3600)
     if given.dry_run:
+        if sweep.method == "bayes":
+            print(f"{sweep.path}: bayes draws by the results; these are draws by chance", file=sys.stderr)
         for trial in trials(sweep, count):
             print(shlex.join(command_of(sweep.command, sweep.program, trial, sys.executable)))
         return 0

@@ -29,6 +29,14 @@ KEYS = (
     "program", "method", "metric", "parameters", "command", "early_terminate", "run_cap",
     "name", "description", "project", "entity", "apiVersion", "kind",
 )  # fmt: skip
+SHAPING = (
+    "program",
+    "method",
+    "metric",
+    "parameters",
+    "command",
+    "early_terminate",
+)  # of the study's identity
 NEEDS_A_SERVER = ("controller", "scheduler", "metrics", "job", "image_uri")
 PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 MOST_DEPTH = 20  # of nested parameters
@@ -61,7 +69,7 @@ class Sweep:
         parameters: in W&B's order, which is that of their names.
         command: the words of a trial's command with macros in them.
         run_cap: how many trials the sweep has at most; None for no limit.
-        text: the file as it was read, without its layout: what makes two sweeps the same one.
+        text: what makes two sweeps the same one, as JSON. A larger run_cap, or another name, goes on with it.
     """
 
     path: Path
@@ -140,7 +148,7 @@ def _checked(path: Path, content: Mapping[Any, Any]) -> Sweep:
         description=_text(content, "description"),
         project=_text(content, "project"),
         entity=_text(content, "entity"),
-        text=json.dumps(content, sort_keys=True, default=str),
+        text=json.dumps({key: content.get(key) for key in SHAPING}, sort_keys=True, default=str),
     )
 
 

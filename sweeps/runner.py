@@ -199,7 +199,7 @@ def work(runner: Runner, job: int) -> None:
             if found == "end":
                 return
             if found == "wait":
-                runner.lines.waiting()
+                runner.lines.waiting(len(runner.running))
                 time.sleep(IDLE_S)
                 continue
             if not runner.take_ticket():

@@ -349,7 +349,7 @@ def _storage(url: str, heartbeat_s: int) -> optuna.storages.RDBStorage:
     engine: dict[str, Any] = {"connect_args": {"timeout": 60}} if lite else {"pool_pre_ping": True}
     for attempt in range(1, MOST_TRIES + 1):
         try:
-            return optuna.storages.RDBStorage(
+            storage = optuna.storages.RDBStorage(
                 parsed.render_as_string(hide_password=False),
                 engine_kwargs=engine,
                 heartbeat_interval=heartbeat_s,
@@ -359,7 +359,29 @@ def _storage(url: str, heartbeat_s: int) -> optuna.storages.RDBStorage:
             if attempt == MOST_TRIES:
                 raise
             time.sleep(random.uniform(0.1, 0.5))
+        else:
+            if lite:
+                _lock_from_the_start(storage.engine)
+            return storage
     raise AssertionError
+
+
+def _lock_from_the_start(engine: sqlalchemy.Engine) -> None:
+    """Have every transaction of SQLite take the write lock first.
+
+    Optuna reads a trial's state and then sets it, for which other databases lock the row. Python's sqlite3 begins a
+    transaction only at the first write: two runners could both read that a trial waits, and both take it.
+    """
+
+    def connect(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # no transaction that Python begins by itself
+
+    def begin(connection: sqlalchemy.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    sqlalchemy.event.listen(engine, "connect", connect)
+    sqlalchemy.event.listen(engine, "begin", begin)
+    engine.dispose()  # connections that were made before
 
 
 def shown(url: str) -> str:

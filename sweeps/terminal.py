@@ -57,13 +57,13 @@ class Lines:
         with self._lock:
             self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
-    def waiting(self) -> None:
-        """Said once: what an idle runner waits for."""
-        if not self._waits:
+    def waiting(self, own: int) -> None:
+        """What an idle job waits for: said once, where it is not for this runner's `own` trials alone."""
+        others = sum(trial.state == "running" for trial in self.study.progress()) - own
+        if others > 0 and not self._waits:
             self._waits = True
-            others = sum(trial.state == "running" for trial in self.study.progress())
             self.say(
-                f"nothing is left to start; waits for {others} running trials, in case their runner dies"
+                f"nothing is left to start; waits for {others} trials of other runners, in case one dies"
             )
         self.refresh()
 
@@ -178,8 +178,9 @@ def print_table(out: Console, study: Study, progress: Sequence[Progress]) -> Non
     if ranked and metric:
         first = ranked[0]
         best = f"best {metric.name}: {first.value:.4g}, {label(sweep, first.parameters)}"
+        folder = f", {shortened(Path(first.folder))}" if first.folder else ""
         out.print(
-            f"{best}{f', {first.folder}' if first.folder else ''}",
+            f"{best}{folder}",
             soft_wrap=True,
             markup=False,
             highlight=False,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,14 @@ def test_a_random_draw_that_comes_again_is_a_run_of_its_own() -> None:
     assert sum(len(notes(path.stem)) for path in Path().glob("r*.log")) == 8, "four starts, four ends"
 
 
+def test_a_larger_run_cap_goes_on_with_the_same_sweep() -> None:
+    parameters = {"x": {"min": 0.1, "max": 0.9}, "cell": {"value": "r"}, "pace": {"value": 0.0}}
+    for cap in (1, 3):
+        assert run_here(sweep_file(parameters=parameters, method="random", run_cap=cap)) == 0
+    assert len(list(Path().glob("r*.log"))) == 3
+    assert all(len(notes(path.stem)) == 2 for path in Path().glob("r*.log")), "none was trained twice"
+
+
 def test_no_trial_starts_after_one_has_reached_the_target() -> None:
     metric = {"name": "test/bacc", "goal": "maximize", "target": 1.5}
     parameters = {"x": {"values": [0.1, 0.5, 0.6]}}
@@ -297,6 +306,19 @@ def test_what_two_runners_take_at_the_same_moment_is_trained_once() -> None:
     assert all(study.trials()[trial.number].user_attrs[GOES_ON] == 0 for trial in again)
     assert [study.claimed(trial) for trial in again] == [0, None]
     assert [trial.cell for trial in study.progress()] == [0, 1]
+
+
+def test_threads_that_ask_one_sqlite_file_at_once_get_different_trials() -> None:
+    Path("result").mkdir()
+    count = 16
+    study = Study(read_sweep(cells(*map(str, range(count)))), STORAGE)
+    for k in range(count):  # all wait to go on
+        trial = study.for_a_thread().ask()
+        study.for_a_thread().tell(trial, state=optuna.trial.TrialState.FAIL)
+        study.put_back(k)
+    with ThreadPoolExecutor(8) as threads:
+        asked = list(threads.map(lambda _: study.for_a_thread().ask().number, range(count)))
+    assert sorted(asked) == list(range(count, 2 * count))
 
 
 def test_a_trial_whose_runner_died_before_its_first_heartbeat_is_found_lost() -> None:
