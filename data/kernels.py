@@ -136,10 +136,11 @@ def moved_views(
 
 
 def launch(kernel: Any, programs: int, pixels: int, *arguments: Any, **constants: Any) -> None:
-    """Start `programs` programs, each of which holds `pixels` pixels of a channel."""
+    """Start `programs` programs, each of which holds `pixels` pixels of a channel; the first argument is a tensor."""
     block = triton.next_power_of_2(pixels)
     warps = min(max(block // PIXELS_A_WARP, 4), 32)
-    kernel[(programs,)](*arguments, BLOCK=block, **constants, num_warps=warps, enable_fp_fusion=False)
+    with torch.cuda.device_of(arguments[0]):  # Triton launches on the current device, whatever it is handed
+        kernel[(programs,)](*arguments, BLOCK=block, **constants, num_warps=warps, enable_fp_fusion=False)
 
 
 @lru_cache(maxsize=8)

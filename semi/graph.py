@@ -67,8 +67,15 @@ class CudaCapture:
 
     def record(self, work: Callable[[], Sequence[Tensor]]) -> tuple[Callable[[], None], Sequence[Tensor]]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            results = work()
+        with torch.cuda.device(self._device):
+            try:
+                with torch.cuda.graph(graph):
+                    results = work()
+            except Exception:
+                # A recording that broke off leaves the generator waiting for its end: every draw would fail.
+                generator = torch.cuda.default_generators[torch.cuda.current_device()]
+                generator.graphsafe_set_state(torch.Generator(self._device))
+                raise
         return graph.replay, results
 
 

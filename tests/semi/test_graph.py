@@ -5,6 +5,7 @@ writes what it returns where the first results are. Faults are planted in it.
 """
 
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -238,6 +239,21 @@ def test_several_processes_do_not_record_because_their_gradients_meet_within_the
     record_step(job)
     assert job.recorded is None
     assert capture.halves == 0
+
+
+def test_a_recording_that_broke_off_leaves_a_generator_that_draws(monkeypatch):
+    """PyTorch's would refuse every draw after it ("Offset increment outside graph capture"). CUDA is made up here."""
+    replaced: list[str] = []
+    generator = SimpleNamespace(graphsafe_set_state=replaced.append)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", SimpleNamespace)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "default_generators", (None, generator))
+    monkeypatch.setattr(torch, "Generator", lambda device: f"new on {device}")
+    with pytest.raises(ZeroDivisionError):
+        CudaCapture(torch.device("cuda", 1)).record(lambda: [1 / 0])  # type: ignore[list-item]
+    assert replaced == ["new on cuda:1"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
