@@ -15,7 +15,7 @@ import re
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -150,6 +150,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError(f"{CONFIG_FILE} holds no fields")
     return config
+
+
+def write_run(folder: Path, config: Mapping[str, Any], rows: Iterable[Row]) -> None:
+    """The two files of a run that was logged elsewhere. Rows are added to those that are there."""
+    write_atomically(folder / CONFIG_FILE, yaml.safe_dump(dict(config), sort_keys=False))
+    append(folder / METRICS_FILE, "".join(map(encode_row, rows)))
 
 
 class LocalTracker:

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import wandb
-import yaml
 
-from tracking.local import CONFIG_FILE, METRICS_FILE, append, encode_row, write_atomically
+from tracking.local import write_run
 from tracking.online.account import first_line
 from tracking.row import is_known
 
@@ -119,5 +118,4 @@ def _write(
     folder = into / run_id
     folder.mkdir(parents=True, exist_ok=True)
     plain = json.loads(json.dumps(dict(config), default=str)) | {"field_kinds": dict(kinds)}
-    write_atomically(folder / CONFIG_FILE, yaml.safe_dump(plain, sort_keys=False))
-    append(folder / METRICS_FILE, "".join(encode_row(row) for row in rows if "epoch" in row))
+    write_run(folder, plain, (row for row in rows if "epoch" in row))
