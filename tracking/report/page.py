@@ -53,8 +53,8 @@ SECTIONS = (
     (
         "heatmaps",
         "Class by epoch",
-        "Share of each class as training goes on, on one scale for all. A dark row is a class that dies out, a bright "
-        "one a class that takes over. Click to go to an epoch.",
+        "Share of each class as training goes on, on one scale for all, the square root of the share: a class that "
+        "dies out turns dark. Click to go to an epoch.",
         "",
     ),
     (
@@ -217,7 +217,7 @@ def _section(identifier: str, heading: str, note: str, legend: str) -> str:
         if legend
         else ""
     )
-    scale = '<div id="heat-scale" aria-hidden="true"></div>' if identifier == "heatmaps" else ""
+    scale = '<div id="heat-scale"></div>' if identifier == "heatmaps" else ""
     return (
         f'<section id="{identifier}"><h2>{heading}</h2><div class="head"><p class="note">{words}</p>{above}{scale}'
         f'</div><div class="regimes"></div>{_NOTHING}</section>'

@@ -242,6 +242,23 @@ def test_a_legend_switches_what_it_names_off_and_on(opened):
     assert len(opened.bars()) == shown
 
 
+def test_heatmaps_switch_to_the_difference_to_the_truth_and_back(opened):
+    opened.page.locator("#heatmaps").scroll_into_view_if_needed()
+    opened.settle()
+    toggle, first = opened.page.locator("#heat-scale button"), opened.page.locator("#heatmaps image").first
+    share = first.get_attribute("href")
+
+    toggle.click()
+    opened.settle()
+    assert toggle.get_attribute("aria-pressed") == "true"
+    assert first.get_attribute("href") != share
+    assert "heat=difference" in opened.page.url
+
+    toggle.click()
+    opened.settle()
+    assert first.get_attribute("href") == share
+
+
 def test_headings_sort_the_table_up_and_down_and_back(opened):
     column = "#figures table.sortable >> nth=0 >> tbody tr td:nth-child(5)"
     before = opened.texts(column)
@@ -377,6 +394,9 @@ def test_a_print_holds_every_chart_and_no_controls(browser, finding):
 
     assert found.page.locator(".chart:not(:has(svg > *))").count() == 0
     assert found.page.locator(".controls").is_hidden()
+    found.page.set_viewport_size({"width": 800, "height": 900})  # paper: charts shrink with their column
+    wider = "all => all.filter((svg) => svg.getBoundingClientRect().right > 800).length"
+    assert found.page.locator(".chart svg").evaluate_all(wider) == 0
     assert found.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(253, 253, 252)"
     found.close()
 

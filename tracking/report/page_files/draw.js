@@ -154,7 +154,9 @@ class Chart {
     const spec = this.describe();
     this.caption.replaceChildren(...(spec.caption ?? []));
     const svg = mark("svg", { role: "img", "aria-label": spec.label, width: "100%" });
-    this.marker = this.kind.draw(svg, spec, Math.max(200, this.host.clientWidth)) ?? null;
+    const width = Math.max(200, this.host.clientWidth);
+    this.marker = this.kind.draw(svg, spec, width) ?? null;
+    svg.setAttribute("viewBox", `0 0 ${width} ${svg.getAttribute("height")}`); // paper is narrower than the screen
     this.host.replaceChildren(svg);
     this.data.querySelector("summary").setAttribute("aria-label", `Table: ${spec.label}`);
     this.spec = spec;
@@ -214,4 +216,5 @@ function drawQueue() {
 
 function drawAll() {
   for (const chart of charts.values()) if (chart.dirty) chart.draw();
+  queue.clear();
 }

@@ -233,6 +233,13 @@ function makeTerms() {
   }
 }
 
+/** Draws every chart at the width that it has on paper, and afterwards what is seen at its own again. */
+function forPaper(begins) {
+  document.documentElement.classList.toggle("printing", begins);
+  renewAll();
+  if (begins) drawAll();
+}
+
 /** Everything that is made of the data and of what is chosen. */
 function show() {
   fillControls();
@@ -257,7 +264,8 @@ async function start() {
   }).observe(document.body);
   scheme.addEventListener("change", renewAll);
   watch();
-  window.addEventListener("beforeprint", drawAll);
+  window.addEventListener("beforeprint", () => forPaper(true));
+  window.addEventListener("afterprint", () => forPaper(false));
 }
 
 start().catch((error) => {

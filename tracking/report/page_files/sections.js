@@ -184,7 +184,13 @@ function showHeatScale() {
     context.fillStyle = `rgb(${colourAt(heatPalette(difference), x / 139)})`;
     context.fillRect(x, 0, 1, 1);
   }
-  place.replaceChildren(difference ? `-${short(top)}` : "0", canvas, (difference ? "+" : "") + short(top), " (square root)");
+  const toggle = make("button", { type: "button", "aria-pressed": String(difference), textContent: "difference to the truth" });
+  toggle.addEventListener("click", () => {
+    setState({ heat: difference ? DEFAULTS.heat : "difference" });
+    document.querySelector("#heat-scale button").focus(); // the button is a new one
+  });
+  const scale = make("span", { className: "scale" }, difference ? `less, -${short(top)}` : "0", canvas, difference ? `+${short(top)}, more` : short(top));
+  place.replaceChildren(toggle, scale);
 }
 
 /** Section -> what makes the charts of one regime's column. `many`: a chart a configuration, the first two at first. */
