@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import optuna
 import pytest
 import yaml
 
@@ -61,7 +63,7 @@ def test_four_runners_and_two_kills_train_every_trial_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    cells = [f"c{k}" for k in range(14)]
+    cells = [f"c{k}" for k in range(9)]
     sweep = sweep_of(*cells, pace=0.5)
     with Postgres() as database:
         runners = [start(database.url) for _ in range(4)]  # an empty database: they race for its tables
@@ -81,7 +83,7 @@ def test_four_runners_and_two_kills_train_every_trial_once(
                 runner.kill()
         assert [runner.returncode for runner in runners] == [-9, -9, 0, 0], said
         progress = study.progress()
-    assert [trial.state for trial in progress] == ["done"] * 14
+    assert [trial.state for trial in progress] == ["done"] * 9
     assert sorted(trial.parameters["cell"] for trial in progress) == sorted(cells)
     assert len(killed) == 2
     for cell in cells:
@@ -90,7 +92,23 @@ def test_four_runners_and_two_kills_train_every_trial_once(
         assert len(lines) == 4, "no epoch was trained twice"
         starts = [note for note in notes(cell) if note.startswith("started")]
         assert len(starts) == (2 if cell in killed else 1)
-    assert "14 trials: 14 done" in said[3][0]
+    assert "9 trials: 9 done" in said[3][0]
+
+
+def test_threads_that_ask_at_once_get_different_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    count = 24
+    with Postgres() as database:
+        study = Study(sweep_of(*map(str, range(count)), pace=0), database.url)
+        for k in range(count):  # all wait to go on
+            trial = study.for_a_thread().ask()
+            study.for_a_thread().tell(trial, state=optuna.trial.TrialState.FAIL)
+            study.put_back(k)
+        with ThreadPoolExecutor(8) as threads:
+            asked = list(threads.map(lambda _: study.for_a_thread().ask().number, range(count)))
+    assert sorted(asked) == list(range(count, 2 * count))
 
 
 def test_a_runner_that_loses_the_database_stops_its_trials_with_one_line(

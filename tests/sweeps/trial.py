@@ -28,6 +28,7 @@ def stop(number: int, frame: object) -> None:
     sys.exit(128 + number)
 
 
+signal.signal(signal.SIGUSR1, lambda number, frame: note("asked to save"))
 signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGINT, stop)
 note(f"started {os.environ['WANDB_RUN_ID']} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}".strip())
