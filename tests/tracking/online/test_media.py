@@ -1,6 +1,8 @@
 """Pictures at W&B: what arrives, how much, how often, and that one flag turns them off."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from tracking.online.media import EXAMPLES_KEY, VIEWS_KEY, confusion_lines
 from tracking.online.sync import sync_run
 from tracking.online.tracker import WandbTracker
 
+ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.slow
 CLASSES = [f"class {k}" for k in range(100)]
 TABLES = {f"Custom Chart Tables/confusion/{name}_table" for name in ("test", "pseudo_orig", "pseudo_refined")}
@@ -138,6 +141,11 @@ def test_those_of_an_offline_run_arrive_when_it_is_sent_and_are_missed_when_they
     assert sync_run(folder).complete
     assert EXAMPLES_KEY in run.summary
     assert [sent["epoch"] for sent in run.history] == [0, 1, 2], "no row is sent again for it"
+
+
+def test_sending_them_needs_no_torch() -> None:
+    asked = "import sys, tracking.online.sync; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", asked], check=True, cwd=ROOT)
 
 
 def test_pictures_that_cannot_be_made_are_said_once_and_end_nothing(
