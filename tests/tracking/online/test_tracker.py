@@ -18,7 +18,7 @@ from tests.wandb_server import Sweep, WandbServer
 from tests.wandb_server.records import USER
 from tracking.base import Fanout
 from tracking.local import LocalTracker
-from tracking.online.long_table import COLUMNS
+from tracking.online.long_table import CHARTS, COLUMNS
 from tracking.online.run_writer import own_tags
 from tracking.online.tracker import WandbTracker
 
@@ -115,7 +115,7 @@ def test_the_last_row_carries_the_long_table_once(server: WandbServer, tmp_path:
     assert table["columns"] == list(COLUMNS)
     assert len(table["data"]) == 6 * 3
     charts = run.raw_config["_wandb"]["value"]["visualize"]
-    assert set(charts) == {"charts/shares", "charts/history", "charts/regimes"}
+    assert set(charts) == {f"charts/{chart.name}" for chart in CHARTS}
     shown = charts["charts/shares"]["panel_config"]
     assert shown["panelDefId"] == "lab/darp_shares"
     assert shown["fieldSettings"]["orig"] == "orig"
