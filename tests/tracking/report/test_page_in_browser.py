@@ -1,5 +1,6 @@
 """The page as a reader has it: opened from a file, clicked and typed at, in Debian's chromium."""
 
+import itertools
 import json
 import re
 import shutil
@@ -171,6 +172,11 @@ def test_words_and_colours_stand_out_from_the_paper(browser, finding, scheme):
     paper = colours.pop("paper")
     assert min(contrast(colours[name], paper) for name in ("ink", "soft")) >= 4.5
     assert {name: colour for name, colour in colours.items() if contrast(colour, paper) < 2.5} == {}
+    tables = [colours[name] for name in ("orig", "refined", "target", "true")]
+    groups = [colours[f"g{n}"] for n in range(8)]
+    assert nearest(tables) > 25
+    assert nearest(groups[:4]) > 20  # what most pages need
+    assert nearest(groups) > 15
 
 
 def test_the_slider_moves_every_chart(opened):
@@ -483,13 +489,45 @@ def longest_task_ms(trace):
     return max(tasks)
 
 
+def linear(colour):
+    """Linear sRGB of a CSS colour."""
+    channels = np.array([int(part) / 255 for part in re.findall(r"\d+", colour)[:3]])
+    return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+
+
+# As the colour-blind see linear sRGB: Machado, Oliveira and Fernandes 2009, severity 1.
+SIGHTS = (
+    np.eye(3),
+    np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    ),
+    np.array(
+        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]
+    ),
+)
+TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def nearest(colours):
+    """Least CIE76 distance of two of these colours, for normal sight and the three kinds of colour blindness."""
+
+    def lab(rgb):
+        x, y, z = TO_XYZ @ np.clip(rgb, 0, 1) / [0.9505, 1, 1.089]
+        x, y, z = (np.cbrt(v) if v > 0.008856 else 7.787 * v + 16 / 116 for v in (x, y, z))
+        return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+    pairs = itertools.combinations(map(linear, colours), 2)
+    return min(np.linalg.norm(lab(sight @ a) - lab(sight @ b)) for a, b in pairs for sight in SIGHTS)
+
+
 def contrast(one, other):
     """Ratio of two CSS colours' luminances, by WCAG 2.2: 4.5 for text, 3 for graphics."""
 
     def luminance(colour):
-        channels = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
-        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+        return float(linear(colour) @ [0.2126, 0.7152, 0.0722])
 
     brighter, darker = sorted((luminance(one), luminance(other)), reverse=True)
     return (brighter + 0.05) / (darker + 0.05)

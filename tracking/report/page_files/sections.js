@@ -156,7 +156,7 @@ const TIME_PARTS = [["data", "waiting for batches"], ["step", "steps"], ["refine
 
 function timeParts(groups) {
   const epoch = shownEpoch();
-  const parts = TIME_PARTS.map(([, name], number) => ({ name, colour: `var(--t${number})` }));
+  const parts = TIME_PARTS.map(([, name], number) => ({ name, colour: groupColour(number) }));
   const rows = groups.map((group) => ({ name: group.label, values: TIME_PARTS.map(([part]) => meanFigure(group.runs, `time/${part}`, epoch) || 0) }))
     .filter(({ values }) => values.some((value) => value > 0));
   return { rows, parts, label: `Where epoch ${epoch} goes, in seconds`, caption: [make("strong", { textContent: `Where epoch ${epoch} goes` }), ...parts.map(({ name, colour }) => swatch(name, colour))] };
