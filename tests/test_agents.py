@@ -215,3 +215,16 @@ def test_a_trial_that_hyperband_ends_keeps_its_rows_and_the_agent_goes_on(
     assert (folder / "checkpoint.pt").exists()
     (other,) = set(sweep.trials) - {behind}
     assert (sweep.trials[other].state, server.runs[other].exit_code) == ("finished", 0)
+
+
+def test_a_trial_of_two_processes_is_one_run_of_its_sweep(
+    server: WandbServer, start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    path, sweep = make_sweep(server, tmp_path, "${args}", nproc=2, seed=[0], epochs=2)
+    assert start("wandb", "agent", "--count=1", path).wait(timeout=240) == 0
+    (trial,) = sweep.trials
+    assert list(server.runs) == [trial]
+    assert epochs_of(server, trial) == [0, 1]
+    (folder,) = (tmp_path / "out").iterdir()
+    assert yaml.safe_load((folder / "config.yaml").read_text())["processes"] == 2
+    assert [row["epoch"] for row in rows(folder)] == [0, 1]
