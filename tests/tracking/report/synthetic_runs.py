@@ -126,7 +126,7 @@ def _distance(one: list[float], other: list[float]) -> float:
 
 
 def write_many(parent: Path, *, runs: int = 100, epochs: int = 500, num_classes: int = 10) -> Path:
-    """Runs of two regimes, raw and refined, ten settings of lr: 40 configurations of seeds.
+    """Runs of two regimes, raw and refined, five settings of lr: 20 configurations of several seeds.
 
     The rows of ten runs serve all of them, as writing 50,000 rows would take most of a test's time.
     """

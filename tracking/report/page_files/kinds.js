@@ -1,7 +1,8 @@
 // The kinds of charts. Each draws a specification into an SVG and gives the same numbers as a table.
 
 function nothingLogged(svg, left) {
-  write("Nothing logged.", { x: left, y: 40, class: "tick" }, svg);
+  svg.setAttribute("height", 44);
+  write("Nothing logged.", { x: left, y: 26, class: "tick" }, svg);
   return null;
 }
 
