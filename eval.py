@@ -38,6 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     scores.add_argument("--gpu", default="0", help="number among the visible GPUs; cpu for none (default: 0)")
     scores.add_argument("--data-dir", "--data_dir", default="", help="default: where the run had its images")
+    scores.add_argument(
+        "--plugin", default="", help="Python file of your own that has the run's method or data set"
+    )
     summaries = verbs.add_parser("summary", help="mean of the last 20 epochs, mean and deviation over seeds")
     summaries.add_argument("runs", nargs="+", help="folders with runs in or below them")
     summaries.add_argument("--csv", type=Path, help="also write the table to this file")
@@ -75,12 +78,15 @@ def _score(options: argparse.Namespace, others: Sequence[str]) -> int:
     # here, because importing torch takes two seconds
     from data import DataError
     from semi.checkpoint import CheckpointError
+    from semi.cli import use_plugin
     from semi.device import pick_device
     from semi.load_model import checkpoint_of, load_trained
     from semi.run_flags import refuse_contradictions
     from semi.scoring import score, show
 
     try:
+        if options.plugin:
+            use_plugin(options.plugin)
         device, note = pick_device(options.gpu)
         if note:
             print(note, file=sys.stderr)

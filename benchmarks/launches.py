@@ -34,7 +34,7 @@ from semi.graph import Capture, capture_of
 from semi.graph import record as record_halves
 from semi.job import build_job
 from semi.loop import train_step, unrecorded
-from semi.methods import METHODS
+from semi.names import METHODS
 
 GPU = torch.cuda.is_available()
 if not GPU:

@@ -23,6 +23,7 @@ def pseudo_label_metrics(
     tau: float,
     total: Callable[[Tensor], Tensor] = lambda values: values,
     confusions: dict[str, Tensor] | None = None,
+    selects: Callable[[Tensor, Tensor], Tensor | None] | None = None,
 ) -> dict[str, float | list[float]]:
     """The `pseudo...` part of the row.
 
@@ -36,6 +37,8 @@ def pseudo_label_metrics(
         total: sums a tensor over the processes that hold the rows; the row is then that of them all.
         confusions: gets `orig` and `refined`, counts int64 [K, K] (row: true class, column: argmax), where the truth
             is known.
+        selects: which rows count, bool [N], by their largest entry [N] and its class [N]; None, or where it gives
+            None: those whose largest entry reaches `tau`.
     """
     num_classes = orig.shape[1]
     target = None
@@ -66,7 +69,9 @@ def pseudo_label_metrics(
             if confusions is not None:
                 confusions[name] = counts
     # Of the refined table, which came last.
-    selected = total(torch.bincount(read.label[read.confidence >= tau], minlength=num_classes)).cpu()
+    counted = selects(read.confidence, read.label) if selects else None
+    counted = read.confidence >= tau if counted is None else counted
+    selected = total(torch.bincount(read.label[counted], minlength=num_classes)).cpu()
     num_selected = int(selected.sum())
     row["pseudo/mask_rate"] = num_selected / num_rows
     if num_selected:

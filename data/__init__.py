@@ -2,7 +2,7 @@
 
 from data.archives import FilesMissingError
 from data.augment import normalize, rotate90
-from data.datasets import DataError, Dataset, load_dataset
+from data.datasets import DataError, Dataset, load_dataset, make_dataset
 from data.known_counts import known_counts
 from data.loader import Batch, BatchSource, Loader
 from data.published_loader import PublishedLoader
@@ -20,6 +20,7 @@ __all__ = [
     "known_counts",
     "load_dataset",
     "long_tail_counts",
+    "make_dataset",
     "make_split",
     "normalize",
     "rotate90",

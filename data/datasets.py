@@ -8,7 +8,7 @@ is imported where its files are read: it takes a second, and the digits and Fash
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -23,7 +23,7 @@ from data.archives import DataError, files_missing, open_checked
 from data.augment import resize
 from data.idx import FASHION_MNIST_CLASSES, read_fashion_mnist
 
-__all__ = ["READERS", "DataError", "Dataset", "channel_statistics", "load_dataset", "shrink"]
+__all__ = ["READERS", "DataError", "Dataset", "channel_statistics", "load_dataset", "make_dataset", "shrink"]
 
 SIZE = 32
 STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
@@ -128,17 +128,52 @@ def shrink(images: np.ndarray, size: int = SIZE, chunk: int = 2000) -> Tensor:
     return out
 
 
-def _dataset(
+def make_dataset(
     name: str,
-    class_names: tuple[str, ...],
+    class_names: Sequence[str],
     train: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
     *,
     flip: bool,
     extra: Tensor | None = None,
 ) -> Dataset:
+    """A data set of images in memory; its mean and deviation are those of the training images.
+
+    Args:
+        class_names: [K].
+        train, test: images uint8 [N, 3, S, S] and labels int64 [N] with classes 0..K-1.
+        flip: whether a mirrored image is still of its class.
+        extra: unlabeled images beside them, uint8 [M, 3, S, S].
+
+    Raises DataError, one line, for arrays that are something else.
+    """
+    size = train[0].shape[-1]
+    for part, (images, labels) in (("training", train), ("test", test)):
+        _require_images(name, part, images, size)
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise DataError(
+                f"dataset {name}: the {part} labels are {_shown(labels)}; give int64 [{len(images)}]"
+            )
+        if labels.min() < 0 or labels.max() >= len(class_names):
+            raise DataError(
+                f"dataset {name}: the {part} labels run from {labels.min()} to {labels.max()}; "
+                f"{len(class_names)} class names make it 0 to {len(class_names) - 1}"
+            )
+    if extra is not None:
+        _require_images(name, "extra unlabeled", extra, size)
     mean, std = channel_statistics(train[0])
-    return Dataset(name, class_names, train[0], train[1], test[0], test[1], extra, mean, std, flip)
+    return Dataset(name, tuple(class_names), *train, *test, extra, mean, std, flip)
+
+
+def _require_images(name: str, part: str, images: Tensor, size: int) -> None:
+    if images.dtype != torch.uint8 or images.shape[1:] != (3, size, size) or not len(images):
+        raise DataError(
+            f"dataset {name}: the {part} images are {_shown(images)}; give uint8 [N, 3, S, S], all of one size"
+        )
+
+
+def _shown(array: Tensor) -> str:
+    return f"{str(array.dtype).removeprefix('torch.')} {list(array.shape)}"
 
 
 def _read_cifar(name: str, data_dir: Path, download: bool) -> Dataset:
@@ -155,7 +190,7 @@ def _read_cifar(name: str, data_dir: Path, download: bool) -> Dataset:
         )
         for part in (train, test)
     ]
-    return _dataset(name, tuple(train.classes), arrays[0], arrays[1], flip=True)
+    return make_dataset(name, tuple(train.classes), arrays[0], arrays[1], flip=True)
 
 
 def _read_stl10(data_dir: Path, download: bool, full_size: bool = False) -> Dataset:
@@ -170,7 +205,7 @@ def _read_stl10(data_dir: Path, download: bool, full_size: bool = False) -> Data
         if full_size and split != "test":
             full[split] = torch.from_numpy(part.data)  # not copied
     train, test = ((small[split], labels[split]) for split in ("train", "test"))
-    dataset = _dataset("stl10", STL10_CLASSES, train, test, flip=True, extra=small["unlabeled"])
+    dataset = make_dataset("stl10", STL10_CLASSES, train, test, flip=True, extra=small["unlabeled"])
     return replace(dataset, train_full_size=full.get("train"), extra_full_size=full.get("unlabeled"))
 
 
@@ -186,7 +221,7 @@ def _read_fashion_mnist(data_dir: Path, download: bool) -> Dataset:
     for images, labels in read_fashion_mnist(data_dir, download=download):
         padded = functional.pad(torch.from_numpy(images), (2, 2, 2, 2))
         parts.append((padded.unsqueeze(1).repeat(1, 3, 1, 1), torch.from_numpy(labels.astype(np.int64))))
-    return _dataset("fashion_mnist", FASHION_MNIST_CLASSES, parts[0], parts[1], flip=True)
+    return make_dataset("fashion_mnist", FASHION_MNIST_CLASSES, parts[0], parts[1], flip=True)
 
 
 def _read_digits(data_dir: Path, download: bool) -> Dataset:
@@ -204,7 +239,7 @@ def _read_digits(data_dir: Path, download: bool) -> Dataset:
         rows = torch.nonzero(labels == k).flatten()
         is_test[rows[len(rows) - len(rows) // 4 :]] = True
     train, test = (grey[~is_test], labels[~is_test]), (grey[is_test], labels[is_test])
-    return _dataset("digits", tuple(str(k) for k in range(10)), train, test, flip=False)
+    return make_dataset("digits", tuple(str(k) for k in range(10)), train, test, flip=False)
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:

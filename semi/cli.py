@@ -7,13 +7,14 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
 from semi.config import ConfigError, shown
+from semi.names import load_plugin
 
 PRESETS = Path(__file__).parents[1] / "configs"
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
@@ -43,7 +44,7 @@ def _base_type(annotation: Any) -> tuple[type, bool]:
     return annotation, False
 
 
-def convert(name: str, value: Any, annotation: Any, choices: Sequence[str] = ()) -> Any:
+def convert(name: str, value: Any, annotation: Any, choices: Collection[str] = ()) -> Any:
     """A text or YAML value as the field's type; ConfigError names field, value and remedy.
 
     `none` is the absent value unless it is one of the field's `choices`.
@@ -230,12 +231,24 @@ def parse(argv: Sequence[str] | None, description: str, *option_classes: type[An
             values |= {name: True, f"{name}_from": str(value).removeprefix("wandb:")}
         elif f"{name}_from" in fields and str(value).endswith((".npy", ".json")):
             values |= {name: True, f"{name}_from": str(value)}
+    if plugin := values.get("plugin"):
+        use_plugin(str(plugin))
     parsed = []
     for options in option_classes:
         hints = typing.get_type_hints(options)
         own = {spec.name: spec.metadata["choices"] for spec in dataclasses.fields(options)}
         parsed.append(options(**{k: convert(k, v, hints[k], own[k]) for k, v in values.items() if k in own}))
     return parsed
+
+
+def use_plugin(path: str) -> None:
+    """Run the file of --plugin. Raises ConfigError where there is none."""
+    try:
+        load_plugin(path)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"--plugin {shown(path)}: no Python file is there; name one such as examples/freematch.py"
+        ) from None
 
 
 def _resolved(values: dict[str, Any], option_classes: Iterable[type]) -> dict[str, Any]:

@@ -12,12 +12,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal
 
+from semi.names import DATASETS, METHODS
 from tracking.row import FEW_CLASSES, is_among_few, is_known
 
 WANDB_MODES = ("auto", "online", "offline", "disabled")
@@ -35,16 +36,7 @@ GRAPH_CHOICES = ("auto", "off")
 SOLVERS = ("exact", "reference")
 REFINEMENTS = ("none", "darp", "align", "sinkhorn")
 OWN_DATASETS = ("folder", "npz")  # images of one's own, whose place is a part of what the run is
-DATASETS = (
-    "cifar10",
-    "cifar100",
-    "stl10",
-    "fashion_mnist",
-    "digits",
-    *OWN_DATASETS,
-)  # data/datasets.py reads them, and data/own.py
 ARCHS = ("wrn28_2", "small")  # each has a backbone in models/__init__.py
-METHOD_NAMES = ("mix", "remix", "fix", "pseudo", "sup")  # semi/methods has one file for each
 
 # What a field does to a run. shaping: another value is another run. refinement: the same, but only where the
 # pseudo-labels are refined; a raw run and its refined counterpart may differ in it. length: the same run goes on for
@@ -75,7 +67,7 @@ def flag(
     help: str,
     *,
     flags: Sequence[str] = (),
-    choices: Sequence[str] = (),
+    choices: Collection[str] = (),
     differs: str = "",
     group: str = "training",
     kind: Kind = "shaping",
@@ -96,7 +88,7 @@ def flag(
     metadata = {
         "help": help,
         "flags": tuple(flags),
-        "choices": tuple(choices),
+        "choices": choices,  # itself: names may be added to a table before flags are read
         "differs": differs,
         "group": group,
         "kind": kind,
@@ -134,6 +126,11 @@ class DataConfig:
         "Data set. digits needs no files. folder: your own images, one folder a class, in --data-dir. npz: your own "
         "arrays, in the file --data-dir.",
         choices=DATASETS,
+    )
+    plugin: str = data_flag(
+        "",
+        "Python file of your own that adds a method or a data set by name (docs/extending.md).",
+        kind="incidental",
     )
     num_max: int = data_flag(1500, "Labeled images of the largest class.", minimum=1, maximum=MANY)
     ratio: float = data_flag(
@@ -258,7 +255,7 @@ class Config(DataConfig):
         choices=REGIMES,
         kind="incidental",
     )
-    semi_method: str = method_flag("mix", "Semi-supervised method.", choices=METHOD_NAMES)
+    semi_method: str = method_flag("mix", "Semi-supervised method.", choices=METHODS)
     tau: float = method_flag(0.95, "FixMatch: smallest refined confidence at which a pseudo-label counts.")
     lambda_u: float | None = method_flag(
         None,

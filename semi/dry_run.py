@@ -15,7 +15,7 @@ from pathlib import Path
 from data import DataError, Dataset
 from semi.cli import parse
 from semi.config import Config, ConfigError, WandbOptions
-from semi.methods import METHODS
+from semi.methods import method_class
 from semi.split import dataset_for, split_for
 
 PROGRAMS: dict[str, tuple[type, ...]] = {"train.py": (Config,), "train_with_wandb.py": (Config, WandbOptions)}
@@ -57,7 +57,7 @@ def dry_run(command: Sequence[str], loaded: dict[tuple[object, ...], Dataset | D
         dataset = loaded[place]
         if isinstance(dataset, DataError):
             return Outcome(unchecked=str(dataset))
-        holds_labeled = METHODS[config.semi_method].unlabeled_includes_labeled
+        holds_labeled = method_class(config.semi_method).unlabeled_includes_labeled
         return Outcome(notes=split_for(config, dataset, include_labeled=holds_labeled).warnings)
     except ConfigError as error:
         return Outcome(str(error))

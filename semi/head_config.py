@@ -58,6 +58,7 @@ class HeadConfig:
     )
     gpu: str = flag("0", "Number of the GPU among the visible ones. cpu: use none.")
     data_dir: str = flag("", "Folder of the image files. Empty: where the run had it.", flags=["data-dir"])
+    plugin: str = flag("", "Python file of your own that has the run's method or data set.")
     overwrite: bool = flag(False, "Retrain again. The old folder is kept.")
     wandb: bool = flag(False, "Log to W&B too, in the run's group, with the job type crt.")
 

@@ -34,8 +34,9 @@ from semi.ema import Ema
 from semi.estimation import estimate_source
 from semi.graph import Halves
 from semi.learner import Learner
-from semi.methods import METHODS, Method
+from semi.methods import Method, about_method, method_class
 from semi.split import dataset_for, split_for
+from tracking.row import ROW
 
 WINDOW = 20  # epochs in the mean that the paper reports
 PUBLISHED_WARM_SHARE = 0.4  # the published experiments refine from epoch 200 of 500 on
@@ -93,7 +94,8 @@ def build_job(
     # The published operations come before the resizing, so STL-10's own 96 pixel images are needed for them.
     full_size = config.augment == "published"
     dataset = dataset or dataset_for(config, full_size=full_size)
-    split = split_for(config, dataset, include_labeled=METHODS[config.semi_method].unlabeled_includes_labeled)
+    kind = method_class(config.semi_method)
+    split = split_for(config, dataset, include_labeled=kind.unlabeled_includes_labeled)
     num_classes = len(dataset.class_names)
     model = build_model(config.arch, num_classes, bf16=computes_in_bf16(config.amp, device)).to(device)
     if config.sync_bn:
@@ -102,10 +104,11 @@ def build_job(
     rows = rows_of(ranks, len(split.index_u))
     own_u = split.index_u[rows]
     store = PseudoLabelStore(len(own_u), num_classes, device)
-    holds_labeled = METHODS[config.semi_method].unlabeled_includes_labeled
-    target_counts = target_for(split.counts_x, len(split.index_u), holds_labeled, estimated_dist)
+    target_counts = target_for(
+        split.counts_x, len(split.index_u), kind.unlabeled_includes_labeled, estimated_dist
+    )
     counts = torch.tensor(target_counts, dtype=torch.float64)
-    method = METHODS[config.semi_method].from_config(config, counts, ranks)
+    method = kind.from_config(config, counts, ranks)
     test = ranks.rows(len(dataset.test_labels))
     torch.manual_seed(
         ranks.seed(config.seed)
@@ -278,6 +281,12 @@ def other_schedule(job: Job, state: Mapping[str, Any]) -> str:
     )
 
 
+def row_of(job: Job) -> dict[str, str]:
+    """Key -> meaning of what the job's epochs log; what the method says of itself stands under its own keys."""
+    own = {f"method/{name}": meaning for name, meaning in job.method.own_metrics.items()}
+    return {key: meaning for key, meaning in ROW.items() if not key.startswith("method/")} | own
+
+
 def describe(job: Job) -> dict[str, Any]:
     """The whole resolved configuration with what came of it, as plain values."""
     split = job.split
@@ -285,6 +294,7 @@ def describe(job: Job) -> dict[str, Any]:
         **asdict(job.config),
         "field_kinds": kinds_of(job.config),
         **({"estimate": estimate_source(job.config)} if job.config.est else {}),
+        **about_method(job.config.semi_method),
         "lambda_u": job.config.unlabeled_weight,
         "device": str(job.device),
         "processes": job.ranks.size,

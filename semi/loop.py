@@ -169,6 +169,7 @@ def finish_epoch(job: Job, epoch: int, so_far: EpochSoFar) -> dict[str, Any]:
     row |= {f"loss/{name}": mean for name, mean in so_far.losses(job.ranks).items()}
     row |= evaluate(job)
     row |= job.refiner.health()
+    row |= {f"method/{name}": value for name, value in job.method.metrics().items()}
     now = so_far.elapsed()
     step = sum(seconds[part] for part in STEP_PARTS)
     row |= {"time/data": seconds["data"], "time/step": step, "time/refine": seconds["refine"]}
@@ -274,4 +275,5 @@ def evaluate(job: Job) -> dict[str, Any]:
         job.config.tau,
         job.ranks.sum_,
         job.confusions,
+        job.method.selects,
     )

@@ -36,7 +36,7 @@ from semi.head_config import HeadConfig
 from semi.load_model import Trained, checkpoint_of, load_trained
 from semi.lock import claimed
 from semi.losses import soft_cross_entropy
-from semi.methods import METHODS
+from semi.methods import about_method, method_class
 from semi.mixing import mixup
 from semi.run_flags import refuse_contradictions
 from semi.split import split_for
@@ -206,6 +206,7 @@ def describe(trained: Trained, config: HeadConfig) -> dict[str, Any]:
         **dataclasses.asdict(run),
         "field_kinds": kinds_of(run)
         | {"head": ["head", "head_recipe", "head_val_iteration", "head_batch_size", "head_lr"]},
+        **about_method(run.semi_method),
         "lambda_u": run.unlabeled_weight,
         "head": "crt",
         "checkpoint": str(trained.path),
@@ -224,7 +225,7 @@ def describe(trained: Trained, config: HeadConfig) -> dict[str, Any]:
 def _loader(trained: Trained, config: HeadConfig, *, balanced: bool) -> tuple[Loader, list[int]]:
     """Batches of the run's labeled images, and how many of each class there are."""
     run, data = trained.config, trained.dataset
-    split = split_for(run, data, include_labeled=METHODS[run.semi_method].unlabeled_includes_labeled)
+    split = split_for(run, data, include_labeled=method_class(run.semi_method).unlabeled_includes_labeled)
     rows = split.index_x
     if balanced:
         rows = rows[balanced_rows(data.train_labels[rows])]

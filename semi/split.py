@@ -10,6 +10,7 @@ import torch
 
 from data import Dataset, Split, load_dataset, make_split
 from semi.config import OWN_DATASETS, ConfigError, DataConfig
+from semi.names import DATASETS, found
 
 ORDER = (
     1  # number of the random stream that draws the order; the split's own shuffle and the loader have others
@@ -21,6 +22,9 @@ def dataset_for(config: DataConfig, *, download: bool = True, full_size: bool = 
 
     Raises DataError, one line.
     """
+    if (reader := found(DATASETS, config.dataset)) is not None:
+        dataset: Dataset = reader(Path(config.data_dir).expanduser(), download)
+        return dataset
     if config.dataset not in OWN_DATASETS:
         return load_dataset(config.dataset, config.data_dir, download=download, full_size=full_size)
     from data.own import Source, read_own  # Pillow: no other data set needs it

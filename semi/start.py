@@ -28,7 +28,7 @@ from semi.estimation import (
     print_estimate,
     read_estimate,
 )
-from semi.job import build_job, describe, never_refines, warnings
+from semi.job import build_job, describe, never_refines, row_of, warnings
 from semi.loop import run
 from semi.media import JobMedia
 from semi.run_folder import ResumePoint, holds_run, resume_point, run_folder
@@ -37,7 +37,6 @@ from tracking.alerts import AlertSink, AlertTracker, print_alert
 from tracking.base import Fanout, Tracker
 from tracking.local import LocalTracker, exit_code_of, in_one_line
 from tracking.media import TakesMedia
-from tracking.row import ROW
 
 
 def start_training(
@@ -102,7 +101,11 @@ def train(
     ranks.say(f"run folder: {folder}" + (f", going on from {resume_from.path}" if resume_from else ""))
     if config.dry_run:
         if ranks.is_first:
-            print(yaml.safe_dump({"config": describe(job), "row": ROW}, sort_keys=False), end="", flush=True)
+            print(
+                yaml.safe_dump({"config": describe(job), "row": row_of(job)}, sort_keys=False),
+                end="",
+                flush=True,
+            )
         if sentence := never_refines(config):
             ranks.say(sentence)
         return
@@ -169,8 +172,12 @@ def dry_dataset(config: Config) -> Dataset:
     try:
         return dataset_for(config, download=False)
     except FilesMissingError as error:
+        try:
+            known = known_counts(config.dataset)
+        except KeyError:  # a data set of one's own
+            raise error from None
         print(f"{error}; the counts below are those of the whole data set", file=sys.stderr)
-        return known_counts(config.dataset)
+        return known
 
 
 def estimated_dist(

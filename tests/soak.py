@@ -34,7 +34,7 @@ from rich.table import Table
 
 from semi import checkpoint
 from semi.checkpoint import CHECKPOINT_FILE, CheckpointError
-from semi.methods import METHODS
+from semi.names import METHODS
 from semi.progress import Progress
 from semi.run_folder import position
 from tests.semi.runs import TIMES, TINY

@@ -10,8 +10,9 @@ import pytest
 
 from data.datasets import READERS
 from models import BACKBONES
-from semi.config import ARCHS, DATASETS, METHOD_NAMES, OWN_DATASETS
-from semi.methods import METHODS
+from semi.config import ARCHS, OWN_DATASETS
+from semi.methods import Method, method_class
+from semi.names import DATASETS, METHODS
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("darp", "data", "models", "semi", "sweeps", "tracking")
@@ -65,10 +66,12 @@ def test_only_tracking_local_reads_and_writes_the_files_of_a_run() -> None:
     assert parsing == ["tracking/local.py"]
 
 
-def test_every_method_has_its_name_in_the_flags() -> None:
-    assert tuple(METHODS) == METHOD_NAMES
+def test_every_name_of_a_method_stands_for_a_class_of_its_own() -> None:
+    classes = [method_class(name) for name in METHODS]
+    assert all(issubclass(method, Method) for method in classes)
+    assert len({method.label for method in classes}) == len(METHODS)
 
 
 def test_every_data_set_and_every_network_has_its_name_in_the_flags() -> None:
-    assert (*READERS, *OWN_DATASETS) == DATASETS
+    assert (*READERS, *OWN_DATASETS) == tuple(DATASETS)
     assert tuple(BACKBONES) == ARCHS

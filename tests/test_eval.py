@@ -9,6 +9,7 @@ import yaml
 import eval as program
 from semi.checkpoint import FORMAT
 from semi.config import Config, kinds_of
+from semi.methods import about_method
 from semi.evaluate import scores
 from semi.run_folder import run_folder
 from semi.scoring import WHOLE_MATRIX, show
@@ -35,6 +36,7 @@ def write_run(folder: Path, seed: int, bacc, **config) -> None:
         "imb_ratio_u": 5.0,
         "imb_ratio_u_reversed": False,
     }
+    base |= about_method(config.get("semi_method", "fix"))
     (folder / "config.yaml").write_text(
         yaml.safe_dump(base | {"run_name": folder.name, "field_kinds": KINDS} | config)
     )

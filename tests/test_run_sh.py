@@ -13,7 +13,7 @@ import pytest
 from data import Dataset, known_counts, load_dataset
 from semi.cli import parse
 from semi.config import Config, WandbOptions
-from semi.methods import METHODS
+from semi.methods import method_class
 from semi.split import split_for
 from sweeps.command import command_of
 from sweeps.definition import read_sweep, trials
@@ -66,7 +66,7 @@ def check_training(words: list[str]) -> Config:
     """The flags are right and the split can be made; returns the configuration."""
     assert words[0] == "train_with_wandb.py"
     config: Config = parse(words[1:], "", Config, WandbOptions)[0]
-    include = METHODS[config.semi_method].unlabeled_includes_labeled
+    include = method_class(config.semi_method).unlabeled_includes_labeled
     split = split_for(config, data(config.dataset), include_labeled=include)
     assert len(split.counts_x) == OWN_CLASS_COUNTS[config.dataset]
     return config

@@ -23,7 +23,6 @@ MASK_STREAK = 10
 COLLAPSED_SHARE = 0.5  # of the target's effective number of classes
 DEAD_SHARE = 0.05  # of the class's target share
 UNCONVERGED_SHARE = 0.1  # of an epoch's solves
-THRESHOLDED = frozenset({"fix", "pseudo"})  # methods that train on rows over the threshold alone
 LOSSES = tuple(f"loss/{part}" for part in ("total", "x", "u", "r", "e"))
 HOPELESS = frozenset({"collapse", "loss"})
 HOPELESS_EXIT = 3
@@ -63,7 +62,7 @@ def alerts(rows: Sequence[Row], *, thresholded: bool = True, refined_from: int =
 
     Args:
         rows: rows of consecutive epochs, oldest first, under the keys of `tracking.row.ROW`.
-        thresholded: whether the method trains on confident rows alone; else the mask rate means nothing.
+        thresholded: whether the method trains on selected rows alone; else the mask rate means nothing.
         refined_from: first epoch with refinement. Alerts about problems that it would fix are held back until then.
     """
     settled = max(GRACE, refined_from)
@@ -226,9 +225,7 @@ def _first_refined(config: Mapping[str, Any]) -> int:
 
 
 def _alerts_for(config: Mapping[str, Any]) -> Callable[[Sequence[Row]], list[Alert]]:
-    return partial(
-        alerts, thresholded=config.get("semi_method") in THRESHOLDED, refined_from=_first_refined(config)
-    )
+    return partial(alerts, thresholded=bool(config.get("thresholded")), refined_from=_first_refined(config))
 
 
 class AlertTracker:

@@ -21,7 +21,7 @@ ROW: dict[str, str] = {
     "pseudo/{orig,refined}/<class>": f"{_SHARES} the raw and the refined pseudo-labels: mean probability, sums to 1",
     "pseudo/{target,true}/<class>": f"{_SHARES} the refinement's target and the true labels of the unlabeled set",
     "pseudo/{orig_hard,refined_hard}/<class>": "share of argmax",
-    "pseudo/selected/<class>": "share of argmax among refined rows whose confidence reaches tau; absent when none does",
+    "pseudo/selected/<class>": "share of argmax among those of pseudo/mask_rate; absent when there are none",
     "pseudo/{orig,refined}/tv_{uniform,true,target}": "total-variation distance of the shares to uniform, true, target",
     "pseudo/{orig,refined}/kl_true": "KL(true || shares), nats",
     "pseudo/{orig,refined}/{js,psi}_{true,target}": "Jensen-Shannon divergence, nats; population stability index",
@@ -30,7 +30,9 @@ ROW: dict[str, str] = {
     "pseudo/{orig,refined}/imbalance": "largest share over smallest",
     "pseudo/{orig,refined}/accuracy": "share of rows whose argmax is the true label",
     "pseudo/{orig,refined}/{precision,recall}/<class>": "of argmax against the true labels; absent where undefined",
-    "pseudo/mask_rate": "share of refined rows whose confidence reaches tau",
+    "pseudo/mask_rate": "share of refined rows that the method selects, or whose confidence reaches tau",
+    "method/<name>": "what the method says of itself; a dry run lists it",
+    "method/<name>/<class>": "the same of each class",
     "pseudo/coverage": "share of rows guessed so far; the others are uniform and flatter pseudo_orig",
     "pseudo_{orig,refined,target,true}": "the shares as histograms whose bins are the classes, counts sum to N",
     "darp/{residual,iterations,seconds,solves,unconverged}": "worst residual, mean passes, seconds, number, failures",
@@ -51,6 +53,7 @@ FEW: tuple[str, ...] = (
     "best/bacc",
     "pseudo/{orig,refined}/{tv_true,tv_target,imbalance,accuracy}",
     "pseudo/{mask_rate,coverage}",
+    "method/<name>",
     "pseudo_{orig,refined,target,true}",
     "darp/{residual,unconverged}",
     "data_time",
@@ -61,10 +64,12 @@ FEW_CLASSES = 10  # up to so many, FEW_OF_A_CLASS is among the few: 50 keys
 
 
 def _pattern(key: str) -> str:
-    parts = re.split(r"(\{[^}]*\}|<class>)", key)
+    parts = re.split(r"(\{[^}]*\}|<class>|<name>)", key)
     as_regex = [
         r"\d+"
         if p == "<class>"
+        else r"[A-Za-z0-9_]+"
+        if p == "<name>"
         else f"(?:{'|'.join(p[1:-1].split(','))})"
         if p.startswith("{")
         else re.escape(p)

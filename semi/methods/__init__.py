@@ -1,18 +1,20 @@
-"""The methods. A new one is a file beside these, a line in the table, and its name in `semi.config.METHOD_NAMES`."""
+"""The methods. A new one is a file beside these and a line in `semi.names.METHODS` (docs/extending.md)."""
+
+from typing import Any
 
 from semi.methods.base import Losses, Method
-from semi.methods.fixmatch import FixMatch
-from semi.methods.mixmatch import MixMatch
-from semi.methods.pseudo_label import PseudoLabel
-from semi.methods.remixmatch import ReMixMatch
-from semi.methods.supervised import Supervised
+from semi.names import METHODS, found
 
-METHODS: dict[str, type[Method]] = {
-    "mix": MixMatch,
-    "remix": ReMixMatch,
-    "fix": FixMatch,
-    "pseudo": PseudoLabel,
-    "sup": Supervised,
-}
+__all__ = ["Losses", "Method", "about_method", "method_class"]
 
-__all__ = ["METHODS", "Losses", "Method"]
+
+def method_class(name: str) -> type[Method]:
+    """The class of --semi_method `name`."""
+    method: type[Method] = found(METHODS, name)
+    return method
+
+
+def about_method(name: str) -> dict[str, Any]:
+    """What a run's folder says of its method, for those who read the run without this code."""
+    method = method_class(name)
+    return {"method_label": method.label, "thresholded": method.thresholded}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,20 +12,22 @@ from data import Batch
 from models import Classifier
 from semi.config import Config
 from semi.distributed import Ranks
-from semi.methods.base import Losses, Stateless, View
+from semi.methods.base import Losses, Method, View
 
 
-class FixMatch(Stateless):
+class FixMatch(Method):
     """Cross-entropy on labeled images plus, with weight 1, on the strong views of confident unlabeled ones.
 
     Args:
         tau: least confidence of the *target* (refined, where there is refinement) for an image to count.
     """
 
-    views_x: tuple[View, ...] = ("weak",)
-    views_u: tuple[View, ...] = ("weak", "strong", "strong")
+    label = "FixMatch"
+    views_x: ClassVar[tuple[View, ...]] = ("weak",)
+    views_u: ClassVar[tuple[View, ...]] = ("weak", "strong", "strong")
     unlabeled_includes_labeled = True
     weights_follow_epochs = False
+    thresholded = True
 
     def __init__(self, tau: float) -> None:
         self.tau = tau
@@ -36,12 +40,15 @@ class FixMatch(Stateless):
     def guess(self, model: Classifier, batch: Batch) -> Tensor:
         return model(batch.views_u[0]).softmax(dim=1)
 
+    def selects(self, confidence: Tensor, label: Tensor) -> Tensor:
+        return confidence >= self.tau
+
     def losses(self, model: Classifier, batch: Batch, targets: Tensor, progress: Tensor) -> Losses:
         strong = batch.views_u[1:]
         logits = model(torch.cat([batch.views_x[0], *strong]))  # one pass, so batch norm sees all views
         num_x = len(batch.labels_x)
         confidence, label = targets.max(dim=1)
-        mask = (confidence >= self.tau).to(logits.dtype).repeat(len(strong))
+        mask = self.selects(confidence, label).to(logits.dtype).repeat(len(strong))
         loss_x = F.cross_entropy(logits[:num_x], batch.labels_x)
         loss_u = (F.cross_entropy(logits[num_x:], label.repeat(len(strong)), reduction="none") * mask).mean()
         return Losses(loss_x + loss_u, x=loss_x, u=loss_u)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,11 +13,11 @@ from models import Classifier
 from semi.config import Config
 from semi.distributed import Ranks
 from semi.losses import brier, soft_cross_entropy
-from semi.methods.base import Losses, Stateless, View
+from semi.methods.base import Losses, Method, View
 from semi.mixing import mixup, sharpen
 
 
-class MixMatch(Stateless):
+class MixMatch(Method):
     """Cross-entropy on mixed labeled images plus a ramped squared error on mixed unlabeled ones.
 
     All views go through the network in one pass: batch norm sees labeled and unlabeled images together, which is
@@ -27,10 +29,12 @@ class MixMatch(Stateless):
         alpha: parameters of mixup's Beta distribution.
     """
 
-    views_x: tuple[View, ...] = ("weak",)
-    views_u: tuple[View, ...] = ("weak", "weak")
+    label = "MixMatch"
+    views_x: ClassVar[tuple[View, ...]] = ("weak",)
+    views_u: ClassVar[tuple[View, ...]] = ("weak", "weak")
     unlabeled_includes_labeled = False
     weights_follow_epochs = True
+    thresholded = False
 
     def __init__(self, lambda_u: float, temperature: float, alpha: float) -> None:
         self.lambda_u = lambda_u

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,22 +12,24 @@ from data import Batch
 from models import Classifier
 from semi.config import Config
 from semi.distributed import Ranks
-from semi.methods.base import Losses, Stateless, View
+from semi.methods.base import Losses, Method, View
 
 RAMP = 0.4  # share of the training over which the unlabeled weight rises to 1
 
 
-class PseudoLabel(Stateless):
+class PseudoLabel(Method):
     """The network's own confident guess is the label of the same weak view.
 
     Args:
         tau: least confidence of the target for an image to count.
     """
 
-    views_x: tuple[View, ...] = ("weak",)
-    views_u: tuple[View, ...] = ("weak",)
+    label = "Pseudo-Label"
+    views_x: ClassVar[tuple[View, ...]] = ("weak",)
+    views_u: ClassVar[tuple[View, ...]] = ("weak",)
     unlabeled_includes_labeled = False
     weights_follow_epochs = True
+    thresholded = True
 
     def __init__(self, tau: float) -> None:
         self.tau = tau
@@ -38,10 +42,15 @@ class PseudoLabel(Stateless):
     def guess(self, model: Classifier, batch: Batch) -> Tensor:
         return model(batch.views_u[0]).softmax(dim=1)
 
+    def selects(self, confidence: Tensor, label: Tensor) -> Tensor:
+        return confidence >= self.tau
+
     def losses(self, model: Classifier, batch: Batch, targets: Tensor, progress: Tensor) -> Losses:
         num_x = len(batch.labels_x)
         logits = model(torch.cat([batch.views_x[0], batch.views_u[0]]))
         confidence, label = targets.max(dim=1)
         loss_x = F.cross_entropy(logits[:num_x], batch.labels_x)
-        loss_u = (F.cross_entropy(logits[num_x:], label, reduction="none") * (confidence >= self.tau)).mean()
+        loss_u = (
+            F.cross_entropy(logits[num_x:], label, reduction="none") * self.selects(confidence, label)
+        ).mean()
         return Losses(loss_x + (progress / RAMP).clamp(max=1).to(loss_u.dtype) * loss_u, x=loss_x, u=loss_u)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,14 +14,14 @@ from models.classifier import ROTATIONS
 from semi.config import Config
 from semi.distributed import Ranks
 from semi.losses import soft_cross_entropy
-from semi.methods.base import Losses, View
+from semi.methods.base import Losses, Method, View
 from semi.mixing import mixup, sharpen
 
 MEMORY = 128  # steps in the running mean of the guesses
 ONE_MORE = 1e-6  # of an image, for each class, so that none divides by zero
 
 
-class ReMixMatch:
+class ReMixMatch(Method):
     """Mixed cross-entropy on all views, a rotation loss and a loss on the first strong view.
 
     Args:
@@ -34,10 +34,12 @@ class ReMixMatch:
         ranks: processes whose guesses the running mean is of.
     """
 
-    views_x: tuple[View, ...] = ("strong",)
-    views_u: tuple[View, ...] = ("weak", "strong", "strong")
+    label = "ReMixMatch"
+    views_x: ClassVar[tuple[View, ...]] = ("strong",)
+    views_u: ClassVar[tuple[View, ...]] = ("weak", "strong", "strong")
     unlabeled_includes_labeled = False
     weights_follow_epochs = True
+    thresholded = False
 
     def __init__(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,14 +12,16 @@ from data import Batch
 from models import Classifier
 from semi.config import Config
 from semi.distributed import Ranks
-from semi.methods.base import Losses, Stateless, View
+from semi.methods.base import Losses, Method, View
 
 
-class Supervised(Stateless):
-    views_x: tuple[View, ...] = ("weak",)
-    views_u: tuple[View, ...] = ("weak",)
+class Supervised(Method):
+    label = "Supervised"
+    views_x: ClassVar[tuple[View, ...]] = ("weak",)
+    views_u: ClassVar[tuple[View, ...]] = ("weak",)
     unlabeled_includes_labeled = False
     weights_follow_epochs = False
+    thresholded = False
 
     @classmethod
     def from_config(cls, config: Config, target_counts: Tensor, ranks: Ranks) -> Supervised:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from semi.config import METHOD_NAMES
+from semi.names import METHODS
 from tests.semi.equal_draws import CASES, STEPS
 from tests.semi.runs import TIMES
 
@@ -60,7 +60,7 @@ def test_losses_tables_weights_and_rows_equal_those_of_one_process(found, method
                     assert row[key] == pytest.approx(expected[key], abs=1e-8, rel=1e-8), key
 
 
-@pytest.mark.parametrize("method", METHOD_NAMES)
+@pytest.mark.parametrize("method", METHODS)
 def test_the_training_that_is_compared_learns_and_refines(found, method):
     """Else processes that do nothing would be equal too."""
     raw, darp = found[1][0][method, "none"], found[1][0][method, "darp"]

@@ -70,7 +70,7 @@ def test_every_spelling_is_taken():
     values = {int: "3", float: "1.5", bool: "true", str: None}
     for spec in fields.values():
         kind = type(spec.default) if spec.default is not None else float
-        value = spec.metadata["choices"][0] if spec.metadata["choices"] else values[kind] or "7"
+        value = next(iter(spec.metadata["choices"])) if spec.metadata["choices"] else values[kind] or "7"
         for spelling in spellings(spec):
             taken = getattr(build_parser("test", Config).parse_args([f"{spelling}={value}"]), spec.name)
             assert taken == value

@@ -18,7 +18,7 @@ from semi.distributed import Ranks
 from semi.graph import CudaCapture, capture_of
 from semi.job import build_job
 from semi.loop import record_step, train_step
-from semi.methods import METHODS
+from semi.names import METHODS
 from semi.snapshot import snapshot
 from tests.semi.runs import TINY, Interrupting, Interruption, train
 

@@ -21,7 +21,8 @@ from data import Loader, kernels, randaugment
 from models import build_model
 from semi.config import Config
 from semi.distributed import Ranks
-from semi.methods import METHODS
+from semi.methods import method_class
+from semi.names import METHODS
 from tests.semi.runs import TINY
 
 B, K, N = 4, 10, 12
@@ -69,7 +70,7 @@ def network() -> nn.Module:
 def parts(method: str, augment: str, *, compiled: bool = False) -> SimpleNamespace:
     config = Config(**TINY | {"semi_method": method, "align": True})
     counts = torch.full((K,), N / K, dtype=torch.float64)
-    made = METHODS[method].from_config(config, counts, Ranks(torch.device("cuda")))
+    made = method_class(method).from_config(config, counts, Ranks(torch.device("cuda")))
     images = torch.zeros(N, 3, 32, 32, dtype=torch.uint8)
     loader = Loader(
         images, torch.zeros(N, dtype=torch.int64), images, views_x=made.views_x, views_u=made.views_u, batch_size=B,

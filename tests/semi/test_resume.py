@@ -14,7 +14,7 @@ from semi import checkpoint
 from semi.checkpoint import CheckpointError
 from semi.config import Config, ConfigError
 from semi.job import build_job
-from semi.methods import METHODS
+from semi.names import METHODS
 from semi.run_folder import ResumePoint, resume_point, run_folder
 from semi.snapshot import restore, snapshot
 from tests.semi.runs import TINY, Interrupting, Interruption, rows, train

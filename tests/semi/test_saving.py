@@ -19,7 +19,7 @@ import yaml
 from semi import checkpoint, loop, pace, saving, stopping
 from semi.config import Config
 from semi.distributed import Ranks
-from semi.methods import METHODS
+from semi.names import METHODS
 from semi.run_folder import run_folder
 from semi.saving import Checkpoints
 from tests.semi.runs import TINY, Interruption, rows, train

@@ -10,11 +10,12 @@ from semi.job import build_job
 from semi.learner import Learner
 from semi.loop import DECAY, evaluate, finish_epoch, train_epoch, train_step
 from semi.methods import Losses
+from semi.methods.supervised import Supervised
 from semi.progress import Progress
 from tests.semi.runs import TINY
 
 
-class Counting:
+class Counting(Supervised):
     """Loss k in the k-th step (k = 1, 2, ...) with no gradient; notes what it is given."""
 
     def __init__(self) -> None:

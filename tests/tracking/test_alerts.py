@@ -115,7 +115,7 @@ def watch(
     folder: Path, rows, told: list[Alert], *, first_epoch: int = 0, stop: bool = False, **config
 ) -> None:
     tracker = AlertTracker(folder, [told.append], stop=stop)
-    tracker.start({"semi_method": "fix"} | config, {}, first_epoch)
+    tracker.start({"thresholded": True} | config, {}, first_epoch)
     for r in rows:
         with (folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(r) + "\n")

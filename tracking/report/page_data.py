@@ -23,7 +23,7 @@ from tracking.report.class_shares import shown_run
 from tracking.report.epochs import thinned
 from tracking.report.figures import heading_of
 from tracking.report.findings import first_pair, verdict
-from tracking.report.runs import METHOD_NAMES, Group, Regime, Run, printable
+from tracking.report.runs import Group, Regime, Run, printable
 
 LEVELS = 9999
 MISSING = LEVELS + 1
@@ -123,11 +123,10 @@ def _regime(regime: Regime, members: Sequence[Group]) -> dict[str, Any]:
 
 def _group(group: Group, members: Sequence[Group], regime: int) -> dict[str, Any]:
     run = group.runs[0]
-    method = str(run.config.get("semi_method"))
     return {
         "regime": regime,
         "label": group.label,
-        "method": METHOD_NAMES.get(method, printable(method)),
+        "method": run.method,
         "refine": run.refine,
         "seed": shown_run(group, members).seed,
         "classes": run.class_names,

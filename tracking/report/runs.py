@@ -19,13 +19,6 @@ from typing import Any, NamedTuple
 from tracking.base import Row
 from tracking.local import CONFIG_FILE, METRICS_FILE, is_kept, read_config, read_rows
 
-METHOD_NAMES = {
-    "fix": "FixMatch",
-    "mix": "MixMatch",
-    "remix": "ReMixMatch",
-    "sup": "Supervised",
-    "pseudo": "Pseudo-Label",
-}
 REFINEMENT_NAMES = {
     "none": "",
     "align": " + alignment",
@@ -105,6 +98,11 @@ class Run:
     def seed(self) -> str:
         """The seed as text, `?` where the configuration has none."""
         return printable(self.config.get("seed", "?"))
+
+    @property
+    def method(self) -> str:
+        """The method's name as it is shown."""
+        return printable(self.config.get("method_label", self.config.get("semi_method", "unknown method")))
 
     @property
     def refine(self) -> str:
@@ -323,11 +321,7 @@ def _label_groups(regime: Regime, batches: list[list[Run]]) -> list[Group]:
     by_name: dict[str, list[list[Run]]] = {}
     order = list(REFINEMENT_NAMES)
     for batch in sorted(batches, key=lambda batch: (batch[0].retrained, order.index(batch[0].refine))):
-        config = batch[0].config
-        method = METHOD_NAMES.get(
-            str(config.get("semi_method")), printable(config.get("semi_method", "unknown method"))
-        )
-        name = method + REFINEMENT_NAMES[batch[0].refine] + (" + cRT" if batch[0].retrained else "")
+        name = batch[0].method + REFINEMENT_NAMES[batch[0].refine] + (" + cRT" if batch[0].retrained else "")
         by_name.setdefault(name, []).append(batch)
     groups = []
     for name, alike in by_name.items():

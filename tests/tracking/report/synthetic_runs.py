@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 
 from semi.config import Config, kinds_of
+from semi.methods import about_method
+from semi.names import METHODS
 
 
 def write_run(
@@ -43,6 +45,8 @@ def write_run(
         "unlabeled_counts_asked": [120] * num_classes, "unlabeled_counts": [120] * num_classes,
         "versions": {"torch": "2.6"}, "est": False, "out": str(parent), "field_kinds": kinds_of(Config), **config,
     }  # fmt: skip
+    if fields["semi_method"] in METHODS:
+        fields = about_method(fields["semi_method"]) | fields
     (folder / "config.yaml").write_text(yaml.safe_dump(fields), encoding="utf-8")
     noise = random.Random(f"{seed} {num_max}")
     pull = [collapse * noise.gauss(0, 1) for _ in range(num_classes)]
@@ -126,7 +130,7 @@ def _distance(one: list[float], other: list[float]) -> float:
 
 
 def write_many(parent: Path, *, runs: int = 100, epochs: int = 500, num_classes: int = 10) -> Path:
-    """Runs of two regimes, raw and refined, five settings of lr: 20 configurations of several seeds.
+    """Runs of two regimes, raw and refined, ten settings of lr: 40 configurations of seeds.
 
     The rows of ten runs serve all of them, as writing 50,000 rows would take most of a test's time.
     """

@@ -158,7 +158,6 @@ class Chart {
     this.marker = this.kind.draw(svg, spec, width) ?? null;
     svg.setAttribute("viewBox", `0 0 ${width} ${svg.getAttribute("height")}`); // paper is narrower than the screen
     this.host.replaceChildren(svg);
-    this.host.style.minHeight = ""; // it kept the place until now
     this.data.querySelector("summary").setAttribute("aria-label", `Table: ${spec.label}`);
     this.spec = spec;
     this.moveMarker();

@@ -1,8 +1,7 @@
 // The kinds of charts. Each draws a specification into an SVG and gives the same numbers as a table.
 
 function nothingLogged(svg, left) {
-  svg.setAttribute("height", 44);
-  write("Nothing logged.", { x: left, y: 26, class: "tick" }, svg);
+  write("Nothing logged.", { x: left, y: 40, class: "tick" }, svg);
   return null;
 }
 

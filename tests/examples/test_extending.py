@@ -1,0 +1,177 @@
+"""A method and a data set of one file each, outside the packages, take part like those inside."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import eval
+from data import DataError, make_dataset
+from semi import names
+from semi.cli import parse
+from semi.config import Config, ConfigError
+from semi.distributed import Ranks
+from semi.job import build_job, row_of
+from semi.names import DATASETS, METHODS, load_plugin
+from semi.run_folder import run_folder
+from tests.semi.runs import TINY, Interrupting, Interruption, train
+from tracking.alerts import alerts_of_run
+from tracking.report.runs import find_runs, group_runs
+from tracking.row import is_among_few, is_known
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def tables_as_they_were():
+    before = [(table, dict(table)) for table in (METHODS, DATASETS)]
+    yield
+    for table, kept in before:
+        table.clear()
+        table.update(kept)
+    for name in [name for name in sys.modules if name.startswith("plugin_")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def freematch():
+    load_plugin(str(ROOT / "examples/freematch.py"))
+    return sys.modules["plugin_freematch"]
+
+
+def config(folder, **changes) -> Config:
+    return Config(**TINY | {"semi_method": "free", "out": str(folder)} | changes)
+
+
+def own(row):
+    return {key: value for key, value in row.items() if key.startswith("method/")}
+
+
+def test_the_mask_rate_is_that_of_the_methods_own_mask(tmp_path, freematch):
+    job_config = config(tmp_path, tau=1.0, epochs=2)  # no guess is as sure as tau
+    row = train(job_config)[-1]
+    table = torch.load(run_folder(job_config) / "checkpoint.pt", weights_only=True)["store"]["orig"]
+    confidence, label = table.max(dim=1)
+    thresholds = torch.tensor([row[f"method/threshold/{k}"] for k in range(10)])
+    expected = (confidence >= thresholds[label]).float().mean()
+    assert expected > 0
+    assert row["pseudo/mask_rate"] == pytest.approx(float(expected))
+
+
+def test_the_thresholds_are_the_running_means_of_the_paper(freematch):
+    method = freematch.FreeMatch.from_config(Config(**TINY), torch.ones(3), Ranks(CPU))
+    confidence, shares = torch.tensor(1 / 3), torch.full((3,), 1 / 3)
+    for guesses in (torch.tensor([[0.8, 0.1, 0.1], [0.5, 0.3, 0.2]]), torch.tensor([[0.2, 0.7, 0.1]] * 2)):
+        method.guess(lambda logits: logits, Views(guesses.log()))
+        confidence = 0.999 * confidence + 0.001 * guesses.max(dim=1).values.mean()
+        shares = 0.999 * shares + 0.001 * guesses.mean(dim=0)
+    assert torch.allclose(method.thresholds(), confidence * shares / shares.max(), rtol=1e-6)
+    least = method.thresholds()
+    assert method.selects(least.repeat(2), torch.arange(3).repeat(2)).all()
+    assert not method.selects(least - 1e-6, torch.arange(3)).any()
+
+
+class Views:
+    def __init__(self, logits):
+        self.views_u = [logits]
+
+
+def test_what_a_method_says_of_itself_is_a_known_key_and_stands_in_the_dry_run(tmp_path, freematch):
+    row = train(config(tmp_path, epochs=1))[-1]
+    assert len(own(row)) == 11
+    assert all(is_known(key) for key in row)
+    assert is_among_few("method/threshold", 10)
+    assert not is_among_few("method/threshold/3", 10)
+    told = row_of(build_job(config(tmp_path / "other"), CPU))
+    assert told["method/threshold"] == freematch.FreeMatch.own_metrics["threshold"]
+    assert "method/<name>" not in told
+
+
+def test_a_run_that_stopped_goes_on_with_the_same_thresholds(tmp_path, freematch):
+    whole = train(config(tmp_path / "whole"))
+    cut = config(tmp_path / "cut", resume="auto")
+    with pytest.raises(Interruption):
+        train(cut, Interrupting(after=1))
+    assert train(cut) == whole
+
+
+def test_the_report_and_the_alerts_know_the_method_from_the_runs_folder_alone(tmp_path, freematch):
+    train(config(tmp_path, epochs=1))
+    METHODS.pop("free")  # a reader of runs has no plugin
+    runs, problems = find_runs([tmp_path])
+    assert not problems
+    ((group,),) = group_runs(runs).values()
+    assert group.label == "FreeMatch"
+    first: dict[str, Any] = dict(runs[0].rows[0])
+    nothing = [first | {"epoch": epoch, "pseudo/mask_rate": 0.0} for epoch in range(20)]
+    assert "mask 0" in [alert.kind for alert in alerts_of_run(nothing, runs[0].config)]
+    mixing = {**runs[0].config, "thresholded": False}
+    assert "mask 0" not in [alert.kind for alert in alerts_of_run(nothing, mixing)]
+
+
+@pytest.mark.slow
+def test_a_data_set_of_one_file_is_trained_on_by_its_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    command = (ROOT / "examples/optical_digits.py").read_text().split('"""')[1].split("\n\n")[1]
+    words = command.replace("\\\n", " ").split()
+    done = subprocess.run(
+        [sys.executable, *words[1:], "--out", str(tmp_path), "--epochs=1"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.iterdir()
+    described = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (described["dataset"], described["class_names"][9]) == ("digits16", "9")
+    score = ["score", str(folder), "--gpu=cpu"]
+    assert eval.main(score) == 2
+    assert re.fullmatch(r"eval\.py: .*digits16.*\n", capsys.readouterr().err)
+    assert eval.main([*score, "--plugin=examples/optical_digits.py"]) == 0
+    assert "9 9" in capsys.readouterr().out
+
+
+def test_a_plugin_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(ConfigError, match=r"--plugin .*none\.py: no Python file is there"):
+        parse([f"--plugin={tmp_path}/none.py"], "", Config)
+    with pytest.raises(ConfigError, match="use one of mix, remix"):
+        parse(["--semi_method=free"], "", Config)
+
+
+def test_a_plugin_runs_once_and_one_that_fails_is_not_kept(tmp_path):
+    file = tmp_path / "counted.py"
+    file.write_text("from semi.names import METHODS\nMETHODS['n'] = METHODS.get('n', 0) + 1\n")
+    load_plugin(str(file))
+    load_plugin(str(file))
+    assert names.METHODS["n"] == 1
+    broken = tmp_path / "broken.py"
+    broken.write_text("1 / 0")
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            load_plugin(str(broken))
+
+
+IMAGES, LABELS = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("train_part", "told"),
+    [
+        ((IMAGES.float(), LABELS), r"the training images are float32 \[4, 3, 8, 8\]; give uint8"),
+        ((IMAGES[:, :1], LABELS), r"the training images are uint8 \[4, 1, 8, 8\]"),
+        ((IMAGES[:0], LABELS[:0]), r"the training images are uint8 \[0, 3, 8, 8\]"),
+        ((IMAGES, LABELS[:3]), r"the training labels are int64 \[3\]; give int64 \[4\]"),
+        ((IMAGES, LABELS.int()), r"the training labels are int32 \[4\]"),
+        ((IMAGES, LABELS + 1), "run from 1 to 2; 2 class names make it 0 to 1"),
+    ],
+)
+def test_arrays_that_are_no_data_set_are_refused_in_one_line(train_part, told):
+    with pytest.raises(DataError, match=told) as caught:
+        make_dataset("mine", ["a", "b"], train_part, (IMAGES, LABELS), flip=True)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match="the test "):
+        make_dataset("mine", ["a", "b"], (IMAGES, LABELS), (IMAGES, LABELS - 1), flip=True)
