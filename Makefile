@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo report test test-fast soak lint bench picture clean
+.PHONY: help setup demo report test test-fast soak lint docs bench picture clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -14,7 +14,7 @@ setup: $(STAMP) ## .venv with everything that is needed (about 6 GB, two minutes
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 to 3.13 is needed, this is " + sys.version.split()[0]) if not (3, 10) <= sys.version_info[:2] <= (3, 13) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev,docs]'
 	$(BIN)/python -m darp
 	$(BIN)/python -m data
 	@touch $@
@@ -40,6 +40,10 @@ lint: setup ## ruff, mypy, import-linter
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
 	$(BIN)/lint-imports
+
+docs: setup ## site/, from docs/*.md and the docstrings of darp; a broken link is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs site
+	@echo site/index.html
 
 bench: setup ## every speed that the README quotes
 	$(BIN)/python -m benchmarks.solver

@@ -9,8 +9,8 @@ import yaml
 import eval as program
 from semi.checkpoint import FORMAT
 from semi.config import Config, kinds_of
-from semi.methods import about_method
 from semi.evaluate import scores
+from semi.methods import about_method
 from semi.run_folder import run_folder
 from semi.scoring import WHOLE_MATRIX, show
 from tests.semi.runs import TINY, rows, train

@@ -37,7 +37,7 @@ def solve_sinkhorn(
         probs: [N, K] float32 or float64, rows on the simplex.
         target_counts: [K], at least 0, sums to N.
         warm_start: [K] duals of an earlier solution.
-        tol: largest max_k |column sum - c_k| / max(1, c_k) that counts as converged.
+        tol: largest `max_k |column sum - c_k| / max(1, c_k)` that counts as converged.
         max_iter: rounds, each one reading of the table, that may be spent.
         group: processes that hold the rows between them; each gives its own and gets them back. K numbers are reduced
             a round.
