@@ -5,50 +5,25 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from darp.engine.table import total
+from darp.refineries.base import Refinery
 from darp.solver import Solution
 from darp.store import PseudoLabelStore
 
 Solver = Callable[..., Solution]
 
 
-class TargetSource(Protocol):
-    """What a training step asks for its unlabeled targets."""
-
-    def targets(self, index: Tensor, probs: Tensor, epoch: int, step: int) -> Tensor:
-        """Targets [B, K] for the unlabeled rows `index` [B] whose guesses are `probs` [B, K]."""
-
-    def health(self) -> dict[str, float]:
-        """What happened since the last call, under the keys `darp/...`."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-class NoRefiner:
+class NoRefiner(Refinery):
     """The guesses are the targets."""
 
-    def targets(self, index: Tensor, probs: Tensor, epoch: int, step: int) -> Tensor:
-        return probs
 
-    def health(self) -> dict[str, float]:
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
-
-
-class Refiner:
+class Refiner(Refinery):
     """From epoch `warm` + 1 on (epochs count from 0) every `num_iter`-th step refines the whole table.
 
     A refresh refines the table as it then is and saves the result; between refreshes the saved rows serve, although

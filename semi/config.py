@@ -34,7 +34,9 @@ NAN_CHOICES = ("stop", "continue")
 AMP_CHOICES = ("auto", "bf16", "off")
 GRAPH_CHOICES = ("auto", "off")
 SOLVERS = ("exact", "reference")
-REFINEMENTS = ("none", "darp", "align", "sinkhorn")
+TABLE_REFINEMENTS = ("darp", "align", "sinkhorn")  # of the whole table, every --num_iter steps after --warm
+BATCH_REFINEMENTS = ("la", "debias", "simpro")  # of each batch; darp/refineries has one file for each
+REFINEMENTS = ("none", *TABLE_REFINEMENTS, *BATCH_REFINEMENTS)
 OWN_DATASETS = ("folder", "npz")  # images of one's own, whose place is a part of what the run is
 ARCHS = ("wrn28_2", "small")  # each has a backbone in models/__init__.py
 
@@ -279,14 +281,15 @@ class Config(DataConfig):
 
     refine: str = refinement_flag(
         "none",
-        "How to move the pseudo-labels towards the target class distribution. darp: the convex problem. "
-        "align: one rescaling. sinkhorn: entropic transport.",
+        "How to repair the pseudo-labels. Towards the target class distribution, the whole table at a time: darp: the "
+        "convex problem. align: one rescaling. sinkhorn: entropic transport. Batch by batch, from the first step on: "
+        "la: logit adjustment. debias: DebiasPL. simpro: SimPro.",
         choices=REFINEMENTS,
         switch="darp",
     )
     warm: int = refinement_flag(
         500,
-        "Refine after this epoch. Epochs count from 0. -1: from the first epoch on.",
+        "darp, align, sinkhorn: refine after this epoch. Epochs count from 0. -1: from the first epoch on.",
         minimum=-1,
         maximum=MANY,
     )
@@ -309,6 +312,24 @@ class Config(DataConfig):
         "exact: Newton's method on the dual. reference: the published coordinate scheme.",
         choices=SOLVERS,
     )
+    la_tau: float = refinement_flag(1.0, "la: strength of the adjustment.", minimum=0, maximum=100)
+    debias_tau: float = refinement_flag(0.4, "debias: strength of the correction.", minimum=0, maximum=100)
+    debias_momentum: float = refinement_flag(
+        0.999, "debias: momentum of the guesses' running mean.", minimum=0, maximum=1
+    )
+    simpro_tau: float | None = refinement_flag(
+        None, "simpro: power of the estimated priors. None: 2, and 1 on cifar100.", minimum=0, maximum=100
+    )
+    simpro_threshold: float | None = refinement_flag(
+        None,
+        "simpro: least confidence of a target that counts, in place of --tau. None: 0.95, and 0.2 on cifar100.",
+        minimum=0,
+        maximum=1,
+    )
+    simpro_every: int = refinement_flag(
+        500, "simpro: steps from one estimate of the priors to the next.", minimum=1, maximum=MANY
+    )
+    simpro_momentum: float = refinement_flag(0.9, "simpro: momentum of the estimates.", minimum=0, maximum=1)
     est: bool = refinement_flag(
         False,
         "Use the estimated unlabeled class distribution as the target, not the labeled one. "
@@ -462,6 +483,18 @@ class Config(DataConfig):
     def refines(self) -> bool:
         """Whether anything moves the pseudo-labels."""
         return self.refine != "none"
+
+    @property
+    def refined_from(self) -> int:
+        """The first epoch with refinement. Without a refinement it is no restriction: 0."""
+        return self.warm + 1 if self.refine in TABLE_REFINEMENTS else 0
+
+    @property
+    def refinery_parameters(self) -> dict[str, Any]:
+        """The flags REFINE_PARAMETER, by PARAMETER; those that are None stay as published."""
+        own = f"{self.refine}_"
+        given = {name.removeprefix(own): value for name, value in vars(self).items() if name.startswith(own)}
+        return {name: value for name, value in given.items() if value is not None}
 
     @property
     def unlabeled_weight(self) -> float:

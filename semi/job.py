@@ -23,7 +23,8 @@ from darp import (
     solve_reference,
     solve_sinkhorn,
 )
-from darp.refiner import TargetSource
+from darp.refineries import BATCHWISE
+from darp.refineries.base import NO_SHIFT, Refinery, Setting
 from data import BatchSource, Dataset, Loader, PublishedLoader, Split, normalize
 from models import Classifier, build_model
 from semi.adam import Adam
@@ -61,7 +62,7 @@ class Job:
     optimizer: torch.optim.Optimizer
     method: Method
     store: PseudoLabelStore  # of this process's rows
-    refiner: TargetSource
+    refiner: Refinery
     target_counts: list[float]  # [K], sums to the unlabeled images of all processes
     true_labels: Tensor | None  # int64 [rows], None where one is unknown; for diagnosis, never for a loss
     test_images: Tensor  # float32 [M, 3, 32, 32], normalised; this process's share
@@ -108,7 +109,10 @@ def build_job(
         split.counts_x, len(split.index_u), kind.unlabeled_includes_labeled, estimated_dist
     )
     counts = torch.tensor(target_counts, dtype=torch.float64)
+    refiner = build_refiner(config, store, split.counts_x, target_counts, ranks)
     method = kind.from_config(config, counts, ranks)
+    require_shiftable(config, method, refiner)
+    method.shift = refiner.loss_shift()
     test = ranks.rows(len(dataset.test_labels))
     torch.manual_seed(
         ranks.seed(config.seed)
@@ -128,7 +132,7 @@ def build_job(
         optimizer=Adam(model.parameters(), lr=config.lr, fused=True, capturable=device.type == "cuda"),
         method=method,
         store=store,
-        refiner=build_refiner(config, store, target_counts, ranks),
+        refiner=refiner,
         target_counts=target_counts,
         true_labels=dataset.train_labels[own_u].to(device) if split.counts_u else None,
         test_images=normalize(dataset.test_images[test].to(device), dataset.mean, dataset.std),
@@ -210,10 +214,19 @@ def target_for(
 
 
 def build_refiner(
-    config: Config, store: PseudoLabelStore, target_counts: list[float], ranks: Ranks
-) -> TargetSource:
+    config: Config,
+    store: PseudoLabelStore,
+    labeled_counts: Sequence[int],
+    target_counts: list[float],
+    ranks: Ranks,
+) -> Refinery:
     if not config.refines:
         return NoRefiner()
+    if config.refine in BATCHWISE:
+        setting = Setting(
+            labeled_counts, target_counts, config.epochs, config.val_iteration, config.dataset, ranks.group
+        )
+        return BATCHWISE[config.refine](store, setting, **config.refinery_parameters)
     if config.solver == "reference" and ranks.size > 1:
         raise ConfigError("--solver reference: it works in one process alone; use --solver exact")
     group = ranks.group
@@ -236,12 +249,21 @@ def build_refiner(
     )
 
 
+def require_shiftable(config: Config, method: Method, refiner: Refinery) -> None:
+    """ConfigError where the refinery shifts logits and the method has none to shift."""
+    if refiner.loss_shift() != NO_SHIFT and not method.shifts:
+        raise ConfigError(
+            f"--refine {config.refine}: it changes the losses of labeled and of unlabeled images, and --semi_method "
+            f"{config.semi_method} does not let it (mix and remix learn from mixtures of both); use fix, pseudo or sup"
+        )
+
+
 def warnings(job: Job) -> list[str]:
     """What a person should know before hours of training."""
     config, found = job.config, list(job.split.warnings)
     if sentence := about_bf16(config.amp, job.device, config.arch):
         found.append(sentence)
-    if config.refines and config.semi_method == "sup":
+    if config.refines and config.semi_method == "sup" and job.refiner.loss_shift().labeled is None:
         found.append(
             f"--refine {config.refine} changes what is logged, not the training: "
             "--semi_method sup learns from labels alone"
@@ -260,7 +282,7 @@ def warnings(job: Job) -> list[str]:
 
 def never_refines(config: Config) -> str:
     """One sentence, with the flag to type, where refinement was asked for and would start after the last epoch."""
-    if not config.refines or config.warm + 1 < config.epochs:
+    if config.refined_from < config.epochs:
         return ""
     warm = min(int(PUBLISHED_WARM_SHARE * config.epochs), config.epochs - 2)
     return (
@@ -298,6 +320,7 @@ def describe(job: Job) -> dict[str, Any]:
         "lambda_u": job.config.unlabeled_weight,
         "device": str(job.device),
         "processes": job.ranks.size,
+        "refined_from": job.config.refined_from,
         "arithmetic": "bf16" if job.model.bf16 else "float32",
         "class_names": list(job.dataset.class_names),
         "labeled_counts_asked": split.counts_x_asked,

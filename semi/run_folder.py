@@ -12,7 +12,7 @@ from typing import Any
 
 from semi import checkpoint, sharding
 from semi.checkpoint import BEST_FILE, CHECKPOINT_FILE, PREVIOUS_FILE, CheckpointError
-from semi.config import OWN_DATASETS, Config, ConfigError, DataConfig, fields_of_kind
+from semi.config import OWN_DATASETS, TABLE_REFINEMENTS, Config, ConfigError, DataConfig, fields_of_kind
 from tracking.local import METRICS_FILE, kept_name, read_rows
 from tracking.regime import regime_name
 
@@ -25,7 +25,7 @@ def default_run_name(config: Config, trial: str | None = None) -> str:
     """
     parts = [config.semi_method, regime_name(dataclasses.asdict(config)), config.refine]
     parts += [f"a{config.alpha:g}"] if config.refine == "darp" else []  # the others remove no noise
-    parts += [f"w{config.warm}"] if config.refines else []
+    parts += [f"w{config.warm}"] if config.refine in TABLE_REFINEMENTS else []
     return "_".join([*parts, f"s{config.seed}", digest(config), *([trial] if trial else [])])
 
 

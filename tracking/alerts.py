@@ -220,7 +220,7 @@ def _everything_selected(rows: Sequence[Row]) -> Alert | None:
 
 def _first_refined(config: Mapping[str, Any]) -> int:
     """The first epoch with refinement; 0 where there is none in this run."""
-    first = int(config.get("warm", -1)) + 1
+    first = int(config.get("refined_from", int(config.get("warm", -1)) + 1))  # earlier runs have warm alone
     return first if config.get("refine", "none") != "none" and first < config.get("epochs", 0) else 0
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from darp.refineries.base import NO_SHIFT, LossShift
 from data import Batch
 from models import Classifier
 from semi.config import Config
@@ -37,6 +38,8 @@ class Method(ABC):
         unlabeled_includes_labeled: whether the labeled images are among the unlabeled ones too.
         weights_follow_epochs: whether `losses` depends on `progress`.
         thresholded: whether it learns from selected rows alone (`selects`); alerts about their share depend on it.
+        shifts: whether `losses` heeds `shift`; else refineries that shift logits are refused.
+        shift: how the refinery changes the losses; set once, after the method is made.
         own_metrics: what each name in `metrics` is, for --dry-run and the documents.
     """
 
@@ -46,6 +49,8 @@ class Method(ABC):
     unlabeled_includes_labeled: ClassVar[bool]
     weights_follow_epochs: ClassVar[bool]
     thresholded: ClassVar[bool]
+    shifts: ClassVar[bool] = False
+    shift: LossShift = NO_SHIFT
     own_metrics: ClassVar[Mapping[str, str]] = {}
 
     @classmethod

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from data import Batch
 from models import Classifier
 from semi.config import Config
 from semi.distributed import Ranks
+from semi.losses import labeled_loss, pseudo_label_loss
 from semi.methods.base import Losses, Method, View
 
 
@@ -28,6 +28,7 @@ class FixMatch(Method):
     unlabeled_includes_labeled = True
     weights_follow_epochs = False
     thresholded = True
+    shifts = True
 
     def __init__(self, tau: float) -> None:
         self.tau = tau
@@ -41,14 +42,15 @@ class FixMatch(Method):
         return model(batch.views_u[0]).softmax(dim=1)
 
     def selects(self, confidence: Tensor, label: Tensor) -> Tensor:
-        return confidence >= self.tau
+        own = self.shift.threshold
+        return confidence >= (self.tau if own is None else own)
 
     def losses(self, model: Classifier, batch: Batch, targets: Tensor, progress: Tensor) -> Losses:
         strong = batch.views_u[1:]
         logits = model(torch.cat([batch.views_x[0], *strong]))  # one pass, so batch norm sees all views
         num_x = len(batch.labels_x)
         confidence, label = targets.max(dim=1)
-        mask = self.selects(confidence, label).to(logits.dtype).repeat(len(strong))
-        loss_x = F.cross_entropy(logits[:num_x], batch.labels_x)
-        loss_u = (F.cross_entropy(logits[num_x:], label.repeat(len(strong)), reduction="none") * mask).mean()
-        return Losses(loss_x + loss_u, x=loss_x, u=loss_u)
+        mask = self.selects(confidence, label)
+        loss_x = labeled_loss(logits[:num_x], batch.labels_x, self.shift)
+        loss_u = pseudo_label_loss(logits[num_x:], targets, mask, self.shift)
+        return Losses(self.shift.labeled_weight * loss_x + loss_u, x=loss_x, u=loss_u)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from data import Batch
 from models import Classifier
 from semi.config import Config
 from semi.distributed import Ranks
+from semi.losses import labeled_loss, pseudo_label_loss
 from semi.methods.base import Losses, Method, View
 
 RAMP = 0.4  # share of the training over which the unlabeled weight rises to 1
@@ -30,6 +30,7 @@ class PseudoLabel(Method):
     unlabeled_includes_labeled = False
     weights_follow_epochs = True
     thresholded = True
+    shifts = True
 
     def __init__(self, tau: float) -> None:
         self.tau = tau
@@ -43,14 +44,15 @@ class PseudoLabel(Method):
         return model(batch.views_u[0]).softmax(dim=1)
 
     def selects(self, confidence: Tensor, label: Tensor) -> Tensor:
-        return confidence >= self.tau
+        own = self.shift.threshold
+        return confidence >= (self.tau if own is None else own)
 
     def losses(self, model: Classifier, batch: Batch, targets: Tensor, progress: Tensor) -> Losses:
         num_x = len(batch.labels_x)
         logits = model(torch.cat([batch.views_x[0], batch.views_u[0]]))
         confidence, label = targets.max(dim=1)
-        loss_x = F.cross_entropy(logits[:num_x], batch.labels_x)
-        loss_u = (
-            F.cross_entropy(logits[num_x:], label, reduction="none") * self.selects(confidence, label)
-        ).mean()
-        return Losses(loss_x + (progress / RAMP).clamp(max=1).to(loss_u.dtype) * loss_u, x=loss_x, u=loss_u)
+        mask = self.selects(confidence, label)
+        loss_x = labeled_loss(logits[:num_x], batch.labels_x, self.shift)
+        loss_u = pseudo_label_loss(logits[num_x:], targets, mask, self.shift)
+        ramped = (progress / RAMP).clamp(max=1).to(loss_u.dtype) * loss_u
+        return Losses(self.shift.labeled_weight * loss_x + ramped, x=loss_x, u=loss_u)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from data import Batch
 from models import Classifier
 from semi.config import Config
 from semi.distributed import Ranks
+from semi.losses import labeled_loss
 from semi.methods.base import Losses, Method, View
 
 
@@ -22,6 +22,7 @@ class Supervised(Method):
     unlabeled_includes_labeled = False
     weights_follow_epochs = False
     thresholded = False
+    shifts = True
 
     @classmethod
     def from_config(cls, config: Config, target_counts: Tensor, ranks: Ranks) -> Supervised:
@@ -36,5 +37,5 @@ class Supervised(Method):
         return probs
 
     def losses(self, model: Classifier, batch: Batch, targets: Tensor, progress: Tensor) -> Losses:
-        loss_x = F.cross_entropy(model(batch.views_x[0]), batch.labels_x)
+        loss_x = labeled_loss(model(batch.views_x[0]), batch.labels_x, self.shift)
         return Losses(loss_x, x=loss_x)

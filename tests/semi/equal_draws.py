@@ -100,7 +100,14 @@ def network(arch: str, num_classes: int, *, bf16: bool = False) -> Classifier:
 def trained(method: str, refine: str, ranks: Ranks) -> dict:
     config = Config(
         **TINY
-        | {"semi_method": method, "refine": refine, "align": True, "tau": 0.3}
+        | {
+            "semi_method": method,
+            "refine": refine,
+            "align": True,
+            "tau": 0.3,
+            "simpro_every": 7,
+            "simpro_threshold": 0.3,
+        }
         | {"num_max": 8, "ratio": 4.0, "imb_ratio_l": 2.0, "imb_ratio_u": 2.0}  # rows that PIECES divides
         | {"batch_size": PIECES * EACH, "warm": -1, "epochs": 2, "val_iteration": STEPS}
     )

@@ -6,6 +6,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from darp.refineries.base import LossShift
 from data import Batch, long_tail_counts
 from models import Classifier
 from semi.config import Config
@@ -297,6 +298,45 @@ def test_the_supervised_baseline_learns_from_labels_alone(network):
     assert losses.u is None
     guess = Supervised().guess(network.model, made)
     np.testing.assert_allclose(guess.numpy(), softmax(network.logits(views_u[0])))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize(("made_by", "views"), [(FixMatch, 3), (PseudoLabel, 1)])
+def test_a_shift_is_added_to_the_logits_and_its_threshold_takes_the_place_of_tau(
+    network, made_by, views, soft
+):
+    made, views_x, labels, views_u = batch(1, views)
+    targets, shift_x, shift_u = some_targets(), np.array([0.3, -1.0, 2.0]), np.array([-2.0, 0.5, 0.1])
+    threshold = float(np.sort(targets.max(1))[2])
+    shift = LossShift(
+        torch.from_numpy(shift_x),
+        torch.from_numpy(shift_u),
+        labeled_weight=0.25,
+        soft=soft,
+        threshold=threshold,
+    )
+    progress = torch.ones((), dtype=torch.float64)
+    method = made_by(1.0)
+    method.shift = shift
+    losses = method.losses(network.model, made, torch.from_numpy(targets), progress)
+    mask, wanted = targets.max(1) >= threshold, targets if soft else one_hot(targets.argmax(1))
+    terms = [
+        -(wanted * np.log(softmax(network.logits(view) + shift_u))).sum(1) * mask
+        for view in (views_u[1:] if views > 1 else views_u)
+    ]
+    loss_x, loss_u = cross_entropy(network.logits(views_x[0]) + shift_x, labels), np.concatenate(terms).mean()
+    assert value(losses.x) == pytest.approx(loss_x)
+    assert value(losses.u) == pytest.approx(loss_u)
+    assert value(losses.total) == pytest.approx(0.25 * loss_x + loss_u)
+
+
+def test_the_supervised_baseline_takes_the_shift_of_labeled_images(network):
+    made, views_x, labels, _ = batch(1, 1)
+    shift = np.array([0.3, -1.0, 2.0])
+    method = Supervised()
+    method.shift = LossShift(torch.from_numpy(shift))
+    losses = method.losses(network.model, made, torch.from_numpy(some_targets()), torch.zeros(()).double())
+    assert value(losses.total) == pytest.approx(cross_entropy(network.logits(views_x[0]) + shift, labels))
 
 
 @pytest.mark.parametrize("method", [FixMatch(0.95), PseudoLabel(0.95), Supervised()])

@@ -1,4 +1,4 @@
-"""DARP's neighbours in the same loop: the same schedule, the same keys, a name of their own."""
+"""All refineries in the same loop: their schedules, their keys, a name of their own."""
 
 import dataclasses
 from pathlib import Path
@@ -7,13 +7,18 @@ import pytest
 import torch
 import yaml
 
+from darp.refineries import BATCHWISE
+from darp.refineries.simpro import SimPro
+from semi import loop
 from semi.cli import parse
-from semi.config import Config
+from semi.config import BATCH_REFINEMENTS, TABLE_REFINEMENTS, Config, ConfigError
 from semi.job import build_job, never_refines, warnings
 from semi.run_folder import run_folder
 from tests.semi.runs import TINY, Interrupting, Interruption, train
+from tracking.row import is_known
 
-REFINEMENTS = ["darp", "align", "sinkhorn"]
+REFINEMENTS = [*TABLE_REFINEMENTS]
+CPU = torch.device("cpu")
 
 
 def config(tmp_path: Path, **changes) -> Config:
@@ -21,7 +26,7 @@ def config(tmp_path: Path, **changes) -> Config:
 
 
 @pytest.mark.parametrize("refine", REFINEMENTS)
-def test_every_refinement_reports_its_health_under_the_same_keys(tmp_path, refine):
+def test_every_refinement_of_the_table_reports_its_health_under_the_same_keys(tmp_path, refine):
     first, _, last = train(config(tmp_path, refine=refine, warm=0))
     assert first["darp/solves"] == 0
     assert last["darp/solves"] == 2
@@ -79,3 +84,94 @@ def test_a_refinement_that_no_loss_uses_is_said(tmp_path):
     c = config(tmp_path, refine="align", semi_method="sup")
     (sentence,) = warnings(build_job(c, torch.device("cpu")))
     assert sentence.startswith("--refine align changes what is logged, not the training")
+
+
+def test_every_refinery_that_works_batch_by_batch_has_its_name_in_the_flags():
+    assert tuple(BATCHWISE) == BATCH_REFINEMENTS
+
+
+@pytest.mark.parametrize("refine", BATCH_REFINEMENTS)
+def test_a_refinery_that_works_batch_by_batch_begins_with_the_first_step_and_has_its_own_keys(
+    tmp_path, refine
+):
+    c = config(tmp_path, refine=refine, imb_ratio_l=3.0, warm=500, simpro_every=1, simpro_threshold=0.1)
+    first, *_, last = train(c)
+    assert never_refines(c) == ""
+    assert first["refine/moved"] > 0
+    assert 1e-4 < last["refine/moved"] < 1
+    assert last["pseudo/refined/tv_target"] != last["pseudo/orig/tv_target"]
+    assert [key for key in last if not is_known(key)] == []
+    assert not any(key.startswith("darp/") for key in last)
+    assert f"_{refine}_s0_" in run_folder(c).name
+
+
+def test_every_refinery_gives_a_training_of_its_own(tmp_path):
+    changes = {
+        "imb_ratio_l": 3.0,
+        "tau": 0.2,
+        "simpro_every": 1,
+        "simpro_threshold": 0.2,
+        "debias_momentum": 0.9,
+    }
+    last = [
+        train(config(tmp_path, refine=refine, **changes))[-1]["loss/u"]
+        for refine in ("none", *BATCH_REFINEMENTS)
+    ]
+    assert len(set(last)) == len(last)
+
+
+@pytest.mark.parametrize("refine", BATCH_REFINEMENTS)
+def test_a_refinery_that_is_cut_within_an_epoch_goes_on_exactly(tmp_path, monkeypatch, refine):
+    changes = {"refine": refine, "imb_ratio_l": 3.0, "tau": 0.2, "simpro_every": 3, "simpro_threshold": 0.2}
+    whole = train(config(tmp_path / "whole", **changes))
+    cut = config(tmp_path / "cut", resume="auto", checkpoint_every_s=0.0, **changes)
+    original = loop.train_step
+
+    def stepping(job, epoch, step, watch):
+        if (epoch, step) == (1, 2):
+            raise Interruption
+        return original(job, epoch, step, watch)
+
+    monkeypatch.setattr(loop, "train_step", stepping)
+    with pytest.raises(Interruption):
+        train(cut)
+    monkeypatch.setattr(loop, "train_step", original)
+    assert train(cut) == whole
+
+
+@pytest.mark.parametrize("refine", ["la", "debias", "simpro"])
+@pytest.mark.parametrize("method", ["mix", "remix"])
+def test_a_shift_of_logits_is_refused_where_labeled_and_unlabeled_images_are_mixed(tmp_path, method, refine):
+    with pytest.raises(ConfigError, match=f"--refine {refine}: .* --semi_method {method} does not let it"):
+        build_job(config(tmp_path, refine=refine, semi_method=method), CPU)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_logit_adjustment_changes_the_supervised_training_and_debiasing_says_that_it_does_not(tmp_path):
+    sup = {"semi_method": "sup", "imb_ratio_l": 3.0}
+    plain, adjusted, debiased = (
+        train(config(tmp_path, refine=refine, **sup))[-1]["loss/x"] for refine in ("none", "la", "debias")
+    )
+    assert plain == debiased != adjusted
+    assert warnings(build_job(config(tmp_path, refine="la", **sup), CPU)) == []
+    (sentence,) = warnings(build_job(config(tmp_path, refine="debias", **sup), CPU))
+    assert sentence.startswith("--refine debias changes what is logged, not the training")
+
+
+def test_the_flags_of_a_refinery_reach_it(tmp_path):
+    c = config(tmp_path, refine="simpro", simpro_tau=3.0, simpro_every=7, simpro_momentum=0.5, la_tau=9.0)
+    job = build_job(c, CPU)
+    assert c.refinery_parameters == {"tau": 3.0, "every": 7, "momentum": 0.5}
+    assert isinstance(job.refiner, SimPro)
+    assert (job.refiner.tau, job.refiner.every, job.refiner.momentum) == (3.0, 7, 0.5)
+    assert selects_from(c) == 0.95
+    assert selects_from(config(tmp_path, refine="simpro", simpro_threshold=0.4, tau=0.9)) == 0.4
+    assert selects_from(config(tmp_path, refine="la", tau=0.9)) == 0.9
+
+
+def selects_from(c: Config) -> float:
+    """Least confidence, in hundredths, of the rows that the method counts."""
+    confidence = torch.arange(101) / 100
+    selected = build_job(c, CPU).method.selects(confidence, torch.zeros(101, dtype=torch.long))
+    assert selected is not None
+    return round(float(confidence[selected].min()), 2)

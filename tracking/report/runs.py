@@ -24,6 +24,9 @@ REFINEMENT_NAMES = {
     "align": " + alignment",
     "sinkhorn": " + Sinkhorn",
     "darp": " + DARP",
+    "la": " + logit adjustment",
+    "debias": " + DebiasPL",
+    "simpro": " + SimPro",
     "own": "",
 }
 
