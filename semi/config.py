@@ -35,7 +35,13 @@ AMP_CHOICES = ("auto", "bf16", "off")
 GRAPH_CHOICES = ("auto", "off")
 SOLVERS = ("exact", "reference")
 TABLE_REFINEMENTS = ("darp", "align", "sinkhorn")  # of the whole table, every --num_iter steps after --warm
-BATCH_REFINEMENTS = ("la", "debias", "simpro")  # of each batch; darp/refineries has one file for each
+BATCH_REFINEMENTS = (
+    "la",
+    "debias",
+    "pda",
+    "flexda",
+    "simpro",
+)  # of each batch; darp/refineries has one file for each
 REFINEMENTS = ("none", *TABLE_REFINEMENTS, *BATCH_REFINEMENTS)
 OWN_DATASETS = ("folder", "npz")  # images of one's own, whose place is a part of what the run is
 ARCHS = ("wrn28_2", "small")  # each has a backbone in models/__init__.py
@@ -283,7 +289,8 @@ class Config(DataConfig):
         "none",
         "How to repair the pseudo-labels. Towards the target class distribution, the whole table at a time: darp: the "
         "convex problem. align: one rescaling. sinkhorn: entropic transport. Batch by batch, from the first step on: "
-        "la: logit adjustment. debias: DebiasPL. simpro: SimPro.",
+        "la: logit adjustment. debias: DebiasPL. pda: progressive alignment to the target (CReST+). flexda: FlexDA "
+        "(ADELLO). simpro: SimPro.",
         choices=REFINEMENTS,
         switch="darp",
     )
@@ -316,6 +323,24 @@ class Config(DataConfig):
     debias_tau: float = refinement_flag(0.4, "debias: strength of the correction.", minimum=0, maximum=100)
     debias_momentum: float = refinement_flag(
         0.999, "debias: momentum of the guesses' running mean.", minimum=0, maximum=1
+    )
+    pda_stages: int = refinement_flag(
+        6, "pda: equal stages of the training, each with a flatter target.", minimum=1, maximum=MANY
+    )
+    pda_last: float = refinement_flag(
+        0.5, "pda: power of the target in the last stage; it is 1 in the first.", minimum=0, maximum=1
+    )
+    pda_momentum: float = refinement_flag(
+        0.999, "pda: momentum of the guesses' running mean.", minimum=0, maximum=1
+    )
+    flexda_alpha_min: float = refinement_flag(
+        0.1, "flexda: power of the prior at the end; it is 1 at the start.", minimum=0, maximum=1
+    )
+    flexda_exponent: float = refinement_flag(
+        2.0, "flexda: how late the power falls.", minimum=ABOVE_ZERO, maximum=100
+    )
+    flexda_momentum: float = refinement_flag(
+        0.999, "flexda: momentum of the guesses' running mean.", minimum=0, maximum=1
     )
     simpro_tau: float | None = refinement_flag(
         None, "simpro: power of the estimated priors. None: 2, and 1 on cifar100.", minimum=0, maximum=100

@@ -294,8 +294,14 @@ def never_refines(config: Config) -> str:
 def other_schedule(job: Job, state: Mapping[str, Any]) -> str:
     """One sentence where the checkpoint's epochs were weighted for another number of them than --epochs says now."""
     then, now = state["config"]["epochs"], job.config.epochs
-    if then == now or not job.method.weights_follow_epochs:
+    if then == now or not (job.method.weights_follow_epochs or job.refiner.follows_epochs):
         return ""
+    if not job.method.weights_follow_epochs:
+        return (
+            f"--epochs {now}: --refine {job.config.refine} changes with the share of --epochs that is done. The epochs "
+            f"so far were of {then}, those from now on are of {now}: a run of {now} epochs from the start would give "
+            "other figures"
+        )
     return (
         f"--epochs {now}: loss weights of --semi_method {job.config.semi_method} rise with the share of --epochs that "
         f"is done. The epochs so far were weighted for {then}, those from now on are for {now}: a run of {now} epochs "

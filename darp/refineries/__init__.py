@@ -7,11 +7,15 @@ training batch by batch. A new one of these is a file beside them, a line in the
 
 from darp.refineries.base import Batchwise
 from darp.refineries.debias import DebiasPL
+from darp.refineries.flexda import FlexDA
 from darp.refineries.la import LogitAdjustment
+from darp.refineries.pda import ProgressiveAlignment
 from darp.refineries.simpro import SimPro
 
 BATCHWISE: dict[str, type[Batchwise]] = {
     "la": LogitAdjustment,
     "debias": DebiasPL,
+    "pda": ProgressiveAlignment,
+    "flexda": FlexDA,
     "simpro": SimPro,
 }

@@ -63,9 +63,15 @@ class Setting:
     dataset: str = ""
     group: dist.ProcessGroup | None = None
 
+    def done(self, epoch: int, step: int) -> float:
+        """The share of the training that is done before this step."""
+        return (epoch + step / self.steps) / self.epochs
+
 
 class Refinery:
     """Moves nothing and shifts nothing. Every refinery is one of these that does more."""
+
+    follows_epochs = False  # whether what it does depends on the share of the training that is done
 
     def targets(self, index: Tensor, probs: Tensor, epoch: int, step: int) -> Tensor:
         """Targets [B, K] for the unlabeled rows `index` [B] whose guesses are `probs` [B, K]; not for the gradient."""

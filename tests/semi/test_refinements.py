@@ -12,7 +12,7 @@ from darp.refineries.simpro import SimPro
 from semi import loop
 from semi.cli import parse
 from semi.config import BATCH_REFINEMENTS, TABLE_REFINEMENTS, Config, ConfigError
-from semi.job import build_job, never_refines, warnings
+from semi.job import build_job, never_refines, other_schedule, warnings
 from semi.run_folder import run_folder
 from tests.semi.runs import TINY, Interrupting, Interruption, train
 from tracking.row import is_known
@@ -97,9 +97,12 @@ def test_a_refinery_that_works_batch_by_batch_begins_with_the_first_step_and_has
     c = config(tmp_path, refine=refine, imb_ratio_l=3.0, warm=500, simpro_every=1, simpro_threshold=0.1)
     first, *_, last = train(c)
     assert never_refines(c) == ""
-    assert first["refine/moved"] > 0
-    assert 1e-4 < last["refine/moved"] < 1
-    assert last["pseudo/refined/tv_target"] != last["pseudo/orig/tv_target"]
+    if refine == "flexda":  # it shifts the losses alone
+        assert last["refine/moved"] == 0
+    else:
+        assert first["refine/moved"] > 0
+        assert 1e-4 < last["refine/moved"] < 1
+        assert last["pseudo/refined/tv_target"] != last["pseudo/orig/tv_target"]
     assert [key for key in last if not is_known(key)] == []
     assert not any(key.startswith("darp/") for key in last)
     assert f"_{refine}_s0_" in run_folder(c).name
@@ -139,7 +142,7 @@ def test_a_refinery_that_is_cut_within_an_epoch_goes_on_exactly(tmp_path, monkey
     assert train(cut) == whole
 
 
-@pytest.mark.parametrize("refine", ["la", "debias", "simpro"])
+@pytest.mark.parametrize("refine", ["la", "debias", "flexda", "simpro"])
 @pytest.mark.parametrize("method", ["mix", "remix"])
 def test_a_shift_of_logits_is_refused_where_labeled_and_unlabeled_images_are_mixed(tmp_path, method, refine):
     with pytest.raises(ConfigError, match=f"--refine {refine}: .* --semi_method {method} does not let it"):
@@ -175,3 +178,19 @@ def selects_from(c: Config) -> float:
     selected = build_job(c, CPU).method.selects(confidence, torch.zeros(101, dtype=torch.long))
     assert selected is not None
     return round(float(confidence[selected].min()), 2)
+
+
+@pytest.mark.parametrize("method", ["mix", "remix"])
+def test_progressive_alignment_works_where_images_are_mixed(tmp_path, method):
+    last = train(config(tmp_path, refine="pda", semi_method=method, imb_ratio_l=3.0, epochs=2))[-1]
+    assert last["refine/moved"] > 1e-4
+    plain = train(config(tmp_path, semi_method=method, imb_ratio_l=3.0, epochs=2))[-1]
+    assert last["loss/u"] != plain["loss/u"]
+
+
+@pytest.mark.parametrize(("refine", "said"), [("pda", True), ("flexda", True), ("la", False)])
+def test_a_refinery_that_follows_the_epochs_says_so_when_their_number_changes(tmp_path, refine, said):
+    job = build_job(config(tmp_path, refine=refine, epochs=5), CPU)
+    sentence = other_schedule(job, {"config": {"epochs": 3}})
+    assert sentence.startswith(f"--epochs 5: --refine {refine} changes") is said
+    assert other_schedule(job, {"config": {"epochs": 5}}) == ""

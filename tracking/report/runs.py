@@ -26,6 +26,8 @@ REFINEMENT_NAMES = {
     "darp": " + DARP",
     "la": " + logit adjustment",
     "debias": " + DebiasPL",
+    "pda": " + progressive alignment",
+    "flexda": " + FlexDA",
     "simpro": " + SimPro",
     "own": "",
 }
