@@ -24,9 +24,9 @@ WITHOUT_PREFIX = "Charts"  # the section of keys that have no `/`
 
 
 def whole_row(epoch: int, num_classes: int) -> Row:
-    """A row with every key that any method and refinement logs."""
+    """A row with every key that any method and refinement here logs; a plugin's own are what it makes them."""
     row: dict = {}
-    for key in ROW:
+    for key in (key for key in ROW if "<name>" not in key):
         parts = [
             part[1:-1].split(",") if part.startswith("{") else [str(k) for k in range(num_classes)]
             if part == "<class>" else [part]
