@@ -18,7 +18,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from semi.names import DATASETS, METHODS
+from semi.names import DATASETS, METHODS, REFINERIES
 from tracking.row import FEW_CLASSES, is_among_few, is_known
 
 WANDB_MODES = ("auto", "online", "offline", "disabled")
@@ -35,14 +35,6 @@ AMP_CHOICES = ("auto", "bf16", "off")
 GRAPH_CHOICES = ("auto", "off")
 SOLVERS = ("exact", "reference")
 TABLE_REFINEMENTS = ("darp", "align", "sinkhorn")  # of the whole table, every --num_iter steps after --warm
-BATCH_REFINEMENTS = (
-    "la",
-    "debias",
-    "pda",
-    "flexda",
-    "simpro",
-)  # of each batch; darp/refineries has one file for each
-REFINEMENTS = ("none", *TABLE_REFINEMENTS, *BATCH_REFINEMENTS)
 OWN_DATASETS = ("folder", "npz")  # images of one's own, whose place is a part of what the run is
 ARCHS = ("wrn28_2", "small")  # each has a backbone in models/__init__.py
 
@@ -137,7 +129,7 @@ class DataConfig:
     )
     plugin: str = data_flag(
         "",
-        "Python file of your own that adds a method or a data set by name (docs/extending.md).",
+        "Python file of your own that adds a method, a refinery or a data set by name (docs/extending.md).",
         kind="incidental",
     )
     num_max: int = data_flag(1500, "Labeled images of the largest class.", minimum=1, maximum=MANY)
@@ -291,7 +283,7 @@ class Config(DataConfig):
         "convex problem. align: one rescaling. sinkhorn: entropic transport. Batch by batch, from the first step on: "
         "la: logit adjustment. debias: DebiasPL. pda: progressive alignment to the target (CReST+). flexda: FlexDA "
         "(ADELLO). simpro: SimPro.",
-        choices=REFINEMENTS,
+        choices=REFINERIES,
         switch="darp",
     )
     warm: int = refinement_flag(

@@ -23,7 +23,6 @@ from darp import (
     solve_reference,
     solve_sinkhorn,
 )
-from darp.refineries import BATCHWISE
 from darp.refineries.base import NO_SHIFT, Refinery, Setting
 from data import BatchSource, Dataset, Loader, PublishedLoader, Split, normalize
 from models import Classifier, build_model
@@ -36,6 +35,7 @@ from semi.estimation import estimate_source
 from semi.graph import Halves
 from semi.learner import Learner
 from semi.methods import Method, about_method, method_class
+from semi.names import REFINERIES, found
 from semi.split import dataset_for, split_for
 from tracking.row import ROW
 
@@ -222,11 +222,12 @@ def build_refiner(
 ) -> Refinery:
     if not config.refines:
         return NoRefiner()
-    if config.refine in BATCHWISE:
+    if refinery := found(REFINERIES, config.refine):
         setting = Setting(
             labeled_counts, target_counts, config.epochs, config.val_iteration, config.dataset, ranks.group
         )
-        return BATCHWISE[config.refine](store, setting, **config.refinery_parameters)
+        made: Refinery = refinery(store, setting, **config.refinery_parameters)
+        return made
     if config.solver == "reference" and ranks.size > 1:
         raise ConfigError("--solver reference: it works in one process alone; use --solver exact")
     group = ranks.group
@@ -309,6 +310,12 @@ def other_schedule(job: Job, state: Mapping[str, Any]) -> str:
     )
 
 
+def about_refinement(name: str) -> dict[str, Any]:
+    """What a run's folder says of its refinery, where that has a name of its own."""
+    refinery = found(REFINERIES, name)
+    return {"refine_label": refinery.label} if refinery else {}
+
+
 def row_of(job: Job) -> dict[str, str]:
     """Key -> meaning of what the job's epochs log; what the method says of itself stands under its own keys."""
     own = {f"method/{name}": meaning for name, meaning in job.method.own_metrics.items()}
@@ -323,6 +330,7 @@ def describe(job: Job) -> dict[str, Any]:
         "field_kinds": kinds_of(job.config),
         **({"estimate": estimate_source(job.config)} if job.config.est else {}),
         **about_method(job.config.semi_method),
+        **about_refinement(job.config.refine),
         "lambda_u": job.config.unlabeled_weight,
         "device": str(job.device),
         "processes": job.ranks.size,

@@ -1,4 +1,4 @@
-"""What --semi_method and --dataset may be: name -> what it is.
+"""What --semi_method, --refine and --dataset may be: name -> what it is.
 
 A new one is one line: here, as `module:attribute` (flags are read before torch is imported, so nothing is imported
 yet), or the object itself, assigned in a file of one's own that --plugin names (docs/extending.md).
@@ -18,6 +18,16 @@ METHODS: dict[str, Any] = {  # each a semi.methods.Method
     "fix": "semi.methods.fixmatch:FixMatch",
     "pseudo": "semi.methods.pseudo_label:PseudoLabel",
     "sup": "semi.methods.supervised:Supervised",
+}
+REFINERIES: dict[str, Any] = {  # each a darp.refineries.base.Batchwise
+    **dict.fromkeys(
+        ("none", "darp", "align", "sinkhorn")
+    ),  # nothing, and what refines the whole table: semi.job
+    "la": "darp.refineries.la:LogitAdjustment",
+    "debias": "darp.refineries.debias:DebiasPL",
+    "pda": "darp.refineries.pda:ProgressiveAlignment",
+    "flexda": "darp.refineries.flexda:FlexDA",
+    "simpro": "darp.refineries.simpro:SimPro",
 }
 DATASETS: dict[str, Any] = {  # each a function of (data_dir, download) that gives a data.Dataset
     **dict.fromkeys(

@@ -33,6 +33,7 @@ from semi.device import pick_device
 from semi.ema import Ema
 from semi.evaluate import confusion, scores
 from semi.head_config import HeadConfig
+from semi.job import about_refinement
 from semi.load_model import Trained, checkpoint_of, load_trained
 from semi.lock import claimed
 from semi.losses import soft_cross_entropy
@@ -207,6 +208,7 @@ def describe(trained: Trained, config: HeadConfig) -> dict[str, Any]:
         "field_kinds": kinds_of(run)
         | {"head": ["head", "head_recipe", "head_val_iteration", "head_batch_size", "head_lr"]},
         **about_method(run.semi_method),
+        **about_refinement(run.refine),
         "lambda_u": run.unlabeled_weight,
         "head": "crt",
         "checkpoint": str(trained.path),

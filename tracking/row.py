@@ -37,6 +37,8 @@ ROW: dict[str, str] = {
     "pseudo_{orig,refined,target,true}": "the shares as histograms whose bins are the classes, counts sum to N",
     "darp/{residual,iterations,seconds,solves,unconverged}": "worst residual, mean passes, seconds, number, failures",
     "refine/moved": "mean total-variation distance from a row of pseudo_orig to its target; not with darp/...",
+    "refine/<name>": "what a refinery of your own says of itself",
+    "refine/<name>/<class>": "the same of each class",
     "refine/shares/<class>": "class distribution that the refinery keeps of the guesses (not la)",
     "time/epoch": "seconds from the row before (or the first step) to this one; the six below sum to it within 2 %",
     "time/{data,step,refine,eval}": "seconds of waiting for batches, of steps, of refinement, of evaluation",

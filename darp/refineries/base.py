@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -101,9 +101,12 @@ class Batchwise(Refinery):
         setting: the training.
 
     Attributes:
+        label: its name in tables, pages and pictures.
         state: tensors of the refinery's own, by name, on the store's device. They are changed in their places.
         steps_done: number of batches so far.
     """
+
+    label: ClassVar[str]
 
     def __init__(self, store: PseudoLabelStore, setting: Setting) -> None:
         self.store, self.setting = store, setting

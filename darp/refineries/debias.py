@@ -24,6 +24,8 @@ from darp.store import PseudoLabelStore
 class DebiasPL(Batchwise):
     """Args: tau: strength of the correction; momentum: of the running mean."""
 
+    label = "DebiasPL"
+
     def __init__(
         self, store: PseudoLabelStore, setting: Setting, *, tau: float = 0.4, momentum: float = 0.999
     ) -> None:

@@ -30,6 +30,8 @@ class FlexDA(Batchwise):
 
     follows_epochs = True
 
+    label = "FlexDA"
+
     def __init__(
         self,
         store: PseudoLabelStore,

@@ -22,6 +22,8 @@ from darp.store import PseudoLabelStore
 class LogitAdjustment(Batchwise):
     """Args: tau: strength of the shift."""
 
+    label = "logit adjustment"
+
     def __init__(self, store: PseudoLabelStore, setting: Setting, *, tau: float = 1.0) -> None:
         super().__init__(store, setting)
         prior = self.shares(setting.labeled_counts) ** tau

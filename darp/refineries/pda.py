@@ -25,6 +25,8 @@ class ProgressiveAlignment(Batchwise):
 
     follows_epochs = True
 
+    label = "progressive alignment"
+
     def __init__(
         self,
         store: PseudoLabelStore,

@@ -33,6 +33,8 @@ class SimPro(Batchwise):
     estimate to the next; momentum: of the estimates. None: as published for the data set.
     """
 
+    label = "SimPro"
+
     def __init__(
         self,
         store: PseudoLabelStore,

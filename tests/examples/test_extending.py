@@ -17,7 +17,7 @@ from semi.cli import parse
 from semi.config import Config, ConfigError
 from semi.distributed import Ranks
 from semi.job import build_job, row_of
-from semi.names import DATASETS, METHODS, load_plugin
+from semi.names import DATASETS, METHODS, REFINERIES, load_plugin
 from semi.run_folder import run_folder
 from tests.semi.runs import TINY, Interrupting, Interruption, train
 from tracking.alerts import alerts_of_run
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def tables_as_they_were():
-    before = [(table, dict(table)) for table in (METHODS, DATASETS)]
+    before = [(table, dict(table)) for table in (METHODS, REFINERIES, DATASETS)]
     yield
     for table, kept in before:
         table.clear()
@@ -175,3 +175,31 @@ def test_arrays_that_are_no_data_set_are_refused_in_one_line(train_part, told):
     assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match="the test "):
         make_dataset("mine", ["a", "b"], (IMAGES, LABELS), (IMAGES, LABELS - 1), flip=True)
+
+
+def power(folder, **changes) -> Config:
+    load_plugin(str(ROOT / "examples/power_refinery.py"))
+    return Config(**TINY | {"refine": "power", "out": str(folder)} | changes)
+
+
+def test_a_refinery_of_one_file_refines_every_batch_and_logs_its_own_keys(tmp_path):
+    rows = train(power(tmp_path))
+    assert all(is_known(key) for key in rows[-1])
+    assert sum(rows[-1][f"refine/mean/{k}"] for k in range(10)) == pytest.approx(1, abs=1e-5)
+    assert rows[-1]["refine/moved"] > 0
+    assert rows[-1]["pseudo/refined/imbalance"] < rows[-1]["pseudo/orig/imbalance"]
+
+
+def test_a_run_of_it_that_stopped_goes_on_exactly(tmp_path):
+    whole = train(power(tmp_path / "whole"))
+    with pytest.raises(Interruption):
+        train(power(tmp_path / "cut", resume="auto"), Interrupting(after=1))
+    assert train(power(tmp_path / "cut", resume="auto")) == whole
+
+
+def test_the_report_calls_the_refinement_by_its_label_without_the_plugin(tmp_path):
+    train(power(tmp_path, epochs=1))
+    REFINERIES.pop("power")
+    runs, _ = find_runs([tmp_path])
+    ((group,),) = group_runs(runs).values()
+    assert (group.label, runs[0].refine) == ("FixMatch + power", "power")

@@ -21,16 +21,16 @@ from data import Batch, BatchSource
 from models import Classifier
 from semi import job as jobs
 from semi import mixing
-from semi.config import REFINEMENTS, Config
+from semi.config import Config
 from semi.device import Stopwatch
 from semi.distributed import Ranks
 from semi.epoch import EpochSoFar
 from semi.loop import finish_epoch, train_step
-from semi.names import METHODS
+from semi.names import METHODS, REFINERIES
 from tests.semi.runs import TINY
 
 CASES = [(method, refine) for method in METHODS for refine in ("none", "darp")]
-CASES += [("fix", refine) for refine in REFINEMENTS if refine not in ("none", "darp")]
+CASES += [("fix", refine) for refine in REFINERIES if refine not in ("none", "darp")]
 PIECES, EACH, STEPS = 6, 2, 10  # pieces of a batch, images of a piece, steps of each of two epochs
 now = SimpleNamespace(step=0, pieces=range(PIECES))  # the step, and the pieces that this process has
 

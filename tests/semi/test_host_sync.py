@@ -17,14 +17,13 @@ from torch._subclasses.fake_tensor import (
 )
 
 from darp import NoRefiner, PseudoLabelStore, Refiner
-from darp.refineries import BATCHWISE
 from darp.refineries.base import Setting
 from data import Loader, kernels, randaugment
 from models import build_model
 from semi.config import Config
 from semi.distributed import Ranks
 from semi.methods import method_class
-from semi.names import METHODS
+from semi.names import METHODS, REFINERIES, found
 from tests.semi.runs import TINY
 
 B, K, N = 4, 10, 12
@@ -144,11 +143,11 @@ def test_a_step_between_two_refinements_takes_the_saved_rows_without_waiting(fak
     assert step(on, refiner).device.type == "cuda"
 
 
-@pytest.mark.parametrize("refine", sorted(BATCHWISE))
+@pytest.mark.parametrize("refine", [name for name, place in REFINERIES.items() if place])
 @pytest.mark.parametrize("method", ["fix", "pseudo", "sup"])
 def test_a_refinery_that_works_batch_by_batch_neither_reads_a_value_nor_mixes_devices(fake, method, refine):
     on = parts(method, "fixmatch")
-    refinery = BATCHWISE[refine](on.store, Setting([1.0] * K, [N / K] * K, 5, 2))
+    refinery = found(REFINERIES, refine)(on.store, Setting([1.0] * K, [N / K] * K, 5, 2))
     on.method.shift = refinery.loss_shift()
     refinery.steps_done = 499  # simpro estimates in the second step
     for _ in range(2):

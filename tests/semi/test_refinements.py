@@ -7,17 +7,18 @@ import pytest
 import torch
 import yaml
 
-from darp.refineries import BATCHWISE
 from darp.refineries.simpro import SimPro
 from semi import loop
 from semi.cli import parse
-from semi.config import BATCH_REFINEMENTS, TABLE_REFINEMENTS, Config, ConfigError
+from semi.config import TABLE_REFINEMENTS, Config, ConfigError
 from semi.job import build_job, never_refines, other_schedule, warnings
+from semi.names import REFINERIES
 from semi.run_folder import run_folder
 from tests.semi.runs import TINY, Interrupting, Interruption, train
 from tracking.row import is_known
 
 REFINEMENTS = [*TABLE_REFINEMENTS]
+BATCH_REFINEMENTS = [name for name, place in REFINERIES.items() if place]
 CPU = torch.device("cpu")
 
 
@@ -84,10 +85,6 @@ def test_a_refinement_that_no_loss_uses_is_said(tmp_path):
     c = config(tmp_path, refine="align", semi_method="sup")
     (sentence,) = warnings(build_job(c, torch.device("cpu")))
     assert sentence.startswith("--refine align changes what is logged, not the training")
-
-
-def test_every_refinery_that_works_batch_by_batch_has_its_name_in_the_flags():
-    assert tuple(BATCHWISE) == BATCH_REFINEMENTS
 
 
 @pytest.mark.parametrize("refine", BATCH_REFINEMENTS)

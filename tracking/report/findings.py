@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tracking.alerts import COLLAPSED_SHARE, effective_classes
 from tracking.report.figures import Statistic, distance, statistic, write_statistic
-from tracking.report.runs import REFINEMENT_NAMES, Group, Regime, Run
+from tracking.report.runs import Group, Regime, Run
 
 NEAR, AT = 0.1, 0.03  # total variation: below the first the labels are near the truth, below the second at it
 
@@ -29,7 +29,7 @@ def verdict(members: Sequence[Group]) -> tuple[str, str]:
     if raw is not None and darp is not None:
         sentence += _with_darp(raw, darp)
     elif shown.refined:
-        name = REFINEMENT_NAMES[shown.runs[0].refine].removeprefix(" + ") or "refinement"
+        name = shown.runs[0].refinement.removeprefix(" + ") or "refinement"
         sentence += f"; no run without {name} to compare it with"
     word = _word(orig.mean, spread, classes, truth)
     return word, f"{sentence}{_means([raw, darp] if raw else [shown])}."

@@ -128,6 +128,7 @@ def _group(group: Group, members: Sequence[Group], regime: int) -> dict[str, Any
         "label": group.label,
         "method": run.method,
         "refine": run.refine,
+        "refinement": run.refinement.removeprefix(" + ") or "none",
         "seed": shown_run(group, members).seed,
         "classes": run.class_names,
     }

@@ -24,11 +24,6 @@ REFINEMENT_NAMES = {
     "align": " + alignment",
     "sinkhorn": " + Sinkhorn",
     "darp": " + DARP",
-    "la": " + logit adjustment",
-    "debias": " + DebiasPL",
-    "pda": " + progressive alignment",
-    "flexda": " + FlexDA",
-    "simpro": " + SimPro",
     "own": "",
 }
 
@@ -111,9 +106,17 @@ class Run:
 
     @property
     def refine(self) -> str:
-        """What refined the pseudo-labels, a key of `REFINEMENT_NAMES`."""
+        """What refined the pseudo-labels: a key of `REFINEMENT_NAMES`, or the name of what has a label in the run."""
         given = self.config.get("refine")
-        return given if given in REFINEMENT_NAMES else "none"
+        named = given in REFINEMENT_NAMES or "refine_label" in self.config
+        return printable(given) if named else "none"
+
+    @property
+    def refinement(self) -> str:
+        """How it is shown behind the method: ` + DARP`; empty where there is none."""
+        if self.refine in REFINEMENT_NAMES:
+            return REFINEMENT_NAMES[self.refine]
+        return f" + {printable(self.config['refine_label'])}"
 
     def fields(self, *, refinement: bool = True) -> dict[str, Any]:
         """The fields that make this run the configuration it is, without the seed; with or without those that only
@@ -321,12 +324,17 @@ def _many_labels_first(regime: Regime) -> tuple[Any, ...]:
     return (regime.dataset, -numbers[1], *numbers[2:], numbers[0], regime.imb_ratio_u_reversed)
 
 
+def _retrained_last(batch: Sequence[Run]) -> tuple[bool, int, str]:
+    """Then the refinements in the order of `REFINEMENT_NAMES`, before those with labels of their own."""
+    order, refine = list(REFINEMENT_NAMES), batch[0].refine
+    return batch[0].retrained, order.index(refine) if refine in order else len(order), refine
+
+
 def _label_groups(regime: Regime, batches: list[list[Run]]) -> list[Group]:
     """Name each configuration by method and refinement, and by differing fields where that is not enough."""
     by_name: dict[str, list[list[Run]]] = {}
-    order = list(REFINEMENT_NAMES)
-    for batch in sorted(batches, key=lambda batch: (batch[0].retrained, order.index(batch[0].refine))):
-        name = batch[0].method + REFINEMENT_NAMES[batch[0].refine] + (" + cRT" if batch[0].retrained else "")
+    for batch in sorted(batches, key=_retrained_last):
+        name = batch[0].method + batch[0].refinement + (" + cRT" if batch[0].retrained else "")
         by_name.setdefault(name, []).append(batch)
     groups = []
     for name, alike in by_name.items():

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from darp import PseudoLabelStore
-from darp.refineries import BATCHWISE
 from darp.refineries.base import Batchwise, Setting
 from darp.refineries.pda import ProgressiveAlignment
 from darp.refineries.simpro import SimPro
+from semi import names
 
+BATCHWISE = {name: names.found(names.REFINERIES, name) for name, place in names.REFINERIES.items() if place}
 K, B, EPOCHS, STEPS = 4, 6, 3, 4
 LABELED = [40.0, 20.0, 8.0, 4.0]
 TARGET = [120.0, 60.0, 24.0, 12.0]
@@ -29,7 +30,8 @@ def setting(**changes: Any) -> Setting:
 def build(name: str, where: Setting | None = None, **parameters: Any) -> Batchwise:
     store = PseudoLabelStore(K * B, K)
     store.orig = store.orig.double()
-    return BATCHWISE[name](store, where or setting(), **parameters)
+    made: Batchwise = BATCHWISE[name](store, where or setting(), **parameters)
+    return made
 
 
 def collapsed(seed: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from wandb.sdk.lib.run_stopping import RunStopChecker
 
-from semi.config import REFINEMENTS
+from semi.names import REFINERIES
 from tests.tracking.online.tracker_driver import QUICK, ROOT, config, end, epochs, row, start
 from tests.wandb_server import Sweep, WandbServer
 from tests.wandb_server.records import USER
@@ -175,7 +175,7 @@ def test_tags_mark_a_capped_regime() -> None:
     assert own_tags(config | counts | {"unlabeled_counts": [8]}) == ["digits", "fix", "none", "capped"]
 
 
-@pytest.mark.parametrize("refine", REFINEMENTS)
+@pytest.mark.parametrize("refine", REFINERIES)
 def test_the_tag_of_a_refinement_is_its_value(refine: str) -> None:
     assert refine in own_tags({"dataset": "digits", "semi_method": "fix", "refine": refine})
 

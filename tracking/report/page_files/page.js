@@ -166,14 +166,12 @@ function fill(id, values, words = (value) => value) {
   at(id).closest("label").hidden = new Set(values).size < 2;
 }
 
-const REFINERIES = { none: "none", align: "alignment", sinkhorn: "Sinkhorn", darp: "DARP" };
-
 /** What can be chosen follows from the runs. */
 function fillControls() {
   at("epoch").max = PAGE.epochs.length - 1;
   fill("regime", PAGE.regimes.map(({ name }) => name));
   fill("method", PAGE.groups.map(({ method }) => method));
-  fill("refine", PAGE.groups.map(({ refine }) => refine), (name) => REFINERIES[name]);
+  fill("refine", PAGE.groups.map(({ refine }) => refine), (name) => PAGE.groups.find(({ refine }) => refine === name).refinement);
   fill("seed", PAGE.runs.map(({ seed }) => seed), (seed) => `seed ${seed}`);
 }
 
