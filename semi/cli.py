@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from semi.config import ConfigError, shown
+from semi.config import ConfigError, require_text, shown
 from semi.names import load_plugin
 
 PRESETS = Path(__file__).parents[1] / "configs"
@@ -243,6 +243,7 @@ def parse(argv: Sequence[str] | None, description: str, *option_classes: type[An
 
 def use_plugin(path: str) -> None:
     """Run the file of --plugin. Raises ConfigError where there is none."""
+    require_text("plugin", path, is_path=True)
     try:
         load_plugin(path)
     except FileNotFoundError:

@@ -681,14 +681,15 @@ def require_sound(options: Any) -> None:
     for spec in dataclasses.fields(options):
         value, choices = getattr(options, spec.name), spec.metadata["choices"]
         if isinstance(value, str):
-            _require_text(spec.name, value, is_path=spec.metadata["group"] != "W&B")
+            require_text(spec.name, value, is_path=spec.metadata["group"] != "W&B")
         if choices and value not in choices:
             raise ConfigError(f"--{spec.name} {shown(value)}: use one of {', '.join(choices)}")
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             _require_within(spec.name, value, spec.metadata["minimum"], spec.metadata["maximum"])
 
 
-def _require_text(name: str, value: str, is_path: bool) -> None:
+def require_text(name: str, value: str, is_path: bool) -> None:
+    """ConfigError unless it is printable and short enough for a path, or for a name."""
     if not value.isprintable():
         raise ConfigError(f"--{name} {shown(value)}: use printable characters in UTF-8")
     longest = max(len(part.encode()) for part in value.split("/"))

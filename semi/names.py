@@ -7,6 +7,7 @@ yet), or the object itself, assigned in a file of one's own that --plugin names 
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,7 +52,7 @@ def load_plugin(path: str) -> None:
 
     Raises FileNotFoundError; whatever the file itself raises is its author's to see.
     """
-    file = Path(path).expanduser().resolve()
+    file = Path(os.path.expanduser(path)).resolve()  # pathlib's own raises for an unknown user
     name = f"plugin_{file.stem}"
     if name in sys.modules and sys.modules[name].__file__ == str(file):
         return

@@ -45,7 +45,7 @@ def test_the_code_that_is_saved_is_every_file_that_a_run_may_read(server: WandbS
     listed = subprocess.run(["git", "-C", str(ROOT), "ls-files"], check=True, capture_output=True, text=True)
     no_part_of_a_run = ("tests/", "docs/", "examples/", ".")
     tracked = [name for name in listed.stdout.splitlines() if not name.startswith(no_part_of_a_run)]
-    documents = {"LICENSE", "Makefile", *(name for name in tracked if name.endswith(".md"))}
+    documents = {"LICENSE", "Makefile", "CITATION.cff", *(name for name in tracked if name.endswith(".md"))}
     assert code.files.keys() >= set(tracked) - documents
     assert code.files["semi/loop.py"] == (ROOT / "semi" / "loop.py").read_bytes()
     assert sum(file.stat().st_size for file in source_files()) < 2e6
