@@ -2,6 +2,7 @@ import http.client
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -149,6 +150,8 @@ def test_the_command_says_its_address_and_ends_with_ctrl_c(runs):
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
+        # a shell's background job ignores Ctrl-C, and so would what these tests start when they are one
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     address = process.stdout.readline().split()[4]
