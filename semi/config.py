@@ -667,10 +667,10 @@ def _resolve_augment(config: DataConfig) -> None:
 
 
 def shown(value: object) -> str:
-    """A value in a message: on one line, and not longer than one."""
+    """A value in a message: on one line, not longer than one, with its end (of a path, the name of the file)."""
     text = str(value)
     text = text if text.isprintable() else repr(text)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= 80 else f"{text[:32]}...{text[-45:]}"
 
 
 def require_sound(options: Any) -> None:

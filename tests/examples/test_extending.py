@@ -137,7 +137,7 @@ def test_a_data_set_of_one_file_is_trained_on_by_its_command(tmp_path, capsys, m
 
 def test_a_plugin_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(ConfigError, match=r"--plugin .*none\.py: no Python file is there"):
-        parse([f"--plugin={tmp_path}/none.py"], "", Config)
+        parse([f"--plugin={tmp_path}/{'deep/' * 20}none.py"], "", Config)
     with pytest.raises(ConfigError, match="use one of mix, remix"):
         parse(["--semi_method=free"], "", Config)
 
