@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from semi.cli import parse
+from semi.config import Config, ConfigError, WandbOptions
 
 ROOT = Path(__file__).parents[1]
 TRACKED = subprocess.run(
@@ -71,6 +75,43 @@ def test_the_site_is_made_without_a_warning(tmp_path):
     assert pages == {path.relative_to(tmp_path).with_suffix("") for path in tmp_path.rglob("*.html")} & pages
 
 
+def command_lines(page: Path) -> list[list[str]]:
+    """The words of each command in a page's blocks, without remarks; `a && b` and `a ; b` are two."""
+    blocks = re.findall(r"^```\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
+    lines = [re.sub(r"\s+#.*$", "", line) for block in blocks for line in block.splitlines()]
+    return [shlex.split(part) for line in lines for part in re.split(r" && | ; ", line) if part.strip()]
+
+
+def problem_of(words: list[str]) -> str:
+    """Why nobody can type this command of a page; empty where one can. Words in capitals are the reader's to fill in."""
+    if words[0] == "make" and not re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.M):
+        return f"no target {words[1]}"
+    files = [word for word in words if re.search(r"\.(py|sh|yaml)$", word)]
+    if missing := [name for name in files if not (ROOT / name).is_file()]:
+        return f"no file {missing[0]}"
+    if words[0] == "python3" and words[1].startswith("train"):
+        try:
+            parse([word for word in words[2:] if word not in ("...", "--help")], "", Config, WandbOptions)
+        except ConfigError as error:
+            return str(error)
+    return ""
+
+
+def test_the_readme_fits_two_screens_and_its_commands_can_be_typed():
+    readme = ROOT / "README.md"
+    assert len(readme.read_text(encoding="utf-8").splitlines()) <= 130
+    commands = command_lines(readme)
+    assert len(commands) > 20
+    assert {problem_of(words) for words in commands} == {""}
+    wrong = [
+        "make dmo",
+        "python3 trian.py --darp",
+        "python3 train.py --dapr",
+        "./run.sh --config configs/no.yaml",
+    ]
+    assert all(problem_of(shlex.split(line)) for line in wrong)
+
+
 def test_the_version_is_the_same_wherever_it_stands():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == VERSION
@@ -100,6 +141,9 @@ def test_the_hosted_checks_call_targets_of_the_makefile_and_install_what_the_tes
 
 @pytest.mark.slow
 def test_the_wheel_installs_and_refines_where_nothing_but_its_requirements_is(tmp_path):
+    """Of the wheel: its files, its requirements, one right answer. NUMBA_DISABLE_JIT saves the time to compile, so the
+    compiled kernels are not run from the wheel; tests/darp/engine runs them from the checkout.
+    """
     source = tmp_path / "source"
     for name in TRACKED:
         if (ROOT / name).is_file():
