@@ -83,7 +83,7 @@ def command_lines(page: Path) -> list[list[str]]:
 
 
 def problem_of(words: list[str]) -> str:
-    """Why nobody can type this command of a page; empty where one can. Words in capitals are the reader's to fill in."""
+    """Why nobody can type this command of a page; empty where one can. Capitals are the reader's to fill in."""
     if words[0] == "make" and not re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.M):
         return f"no target {words[1]}"
     files = [word for word in words if re.search(r"\.(py|sh|yaml)$", word)]
