@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     scores.add_argument("--gpu", default="0", help="number among the visible GPUs; cpu for none (default: 0)")
     scores.add_argument("--data-dir", "--data_dir", default="", help="default: where the run had its images")
     scores.add_argument(
-        "--plugin", default="", help="Python file of your own that has the run's method or data set"
+        "--plugin", default="", help="Python file of your own that has the run's method, refinery or data set"
     )
     summaries = verbs.add_parser("summary", help="mean of the last 20 epochs, mean and deviation over seeds")
     summaries.add_argument("runs", nargs="+", help="folders with runs in or below them")

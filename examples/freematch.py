@@ -34,6 +34,7 @@ class FreeMatch(FixMatch):
     """FixMatch with a threshold of its own for each class. --tau has no effect."""
 
     label = "FreeMatch"
+    threshold = "the threshold of its class"
     own_metrics: ClassVar[dict[str, str]] = {
         "threshold": "global threshold, the running mean of the confidence",
         "threshold/<class>": "threshold of each class",
@@ -64,7 +65,8 @@ class FreeMatch(FixMatch):
         return self.confidence * self.shares / self.shares.max()
 
     def selects(self, confidence: Tensor, label: Tensor) -> Tensor:
-        return confidence >= self.thresholds()[label]
+        own = self.shift.threshold  # of a refinery that has one
+        return confidence >= (self.thresholds()[label] if own is None else own)
 
     def metrics(self) -> dict[str, float]:
         of_classes = {f"threshold/{k}": value for k, value in enumerate(self.thresholds().tolist())}

@@ -316,6 +316,15 @@ def about_refinement(name: str) -> dict[str, Any]:
     return {"refine_label": refinery.label} if refinery else {}
 
 
+def about_threshold(job: Job) -> dict[str, str]:
+    """What a row must reach, where that is the refinery's threshold in place of the method's: its flag, or its name."""
+    if job.method.shift.threshold is None:
+        return {}
+    flag = f"{job.config.refine}_threshold"
+    label = found(REFINERIES, job.config.refine).label
+    return {"threshold": f"--{flag}" if hasattr(job.config, flag) else f"the threshold of {label}"}
+
+
 def row_of(job: Job) -> dict[str, str]:
     """Key -> meaning of what the job's epochs log; what the method says of itself stands under its own keys."""
     own = {f"method/{name}": meaning for name, meaning in job.method.own_metrics.items()}
@@ -331,6 +340,7 @@ def describe(job: Job) -> dict[str, Any]:
         **({"estimate": estimate_source(job.config)} if job.config.est else {}),
         **about_method(job.config.semi_method),
         **about_refinement(job.config.refine),
+        **about_threshold(job),
         "lambda_u": job.config.unlabeled_weight,
         "device": str(job.device),
         "processes": job.ranks.size,

@@ -13,7 +13,7 @@ from data import Dataset, normalize
 from models import Classifier, build_model
 from semi import checkpoint
 from semi.checkpoint import CheckpointError
-from semi.config import Config
+from semi.config import Config, ConfigError
 from semi.device import computes_in_bf16
 from semi.split import dataset_for
 
@@ -52,6 +52,10 @@ def load_trained(path: Path, device: torch.device, data_dir: str = "") -> Traine
     try:
         config = Config(**{name: value for name, value in state["config"].items() if name in known})
         weights, epoch = state["ema"], int(state["epoch"])
+    except ConfigError as error:  # a name that only the run's own file knows, most likely
+        raise CheckpointError(
+            f"{path}: {error}, or name the file that it comes from: --plugin FILE"
+        ) from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: not the checkpoint of a training run ({error})") from None
     dataset = dataset_for(replace(config, data_dir=data_dir) if data_dir else config)

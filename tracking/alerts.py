@@ -57,22 +57,32 @@ class Hopeless(SystemExit):
         super().__init__(HOPELESS_EXIT)
 
 
-def alerts(rows: Sequence[Row], *, thresholded: bool = True, refined_from: int = 0) -> list[Alert]:
+def alerts(
+    rows: Sequence[Row],
+    *,
+    thresholded: bool = True,
+    threshold: str = "--tau",
+    refined_from: int = 0,
+    refinery: str = "",
+) -> list[Alert]:
     """The first alert of each kind, in the order of the epochs.
 
     Args:
         rows: rows of consecutive epochs, oldest first, under the keys of `tracking.row.ROW`.
         thresholded: whether the method trains on selected rows alone; else the mask rate means nothing.
+        threshold: what a row must reach to be selected, as a reader can change it.
         refined_from: first epoch with refinement. Alerts about problems that it would fix are held back until then.
+        refinery: label of the one that works batch by batch, where one does.
     """
     settled = max(GRACE, refined_from)
     checks: list[Callable[[Sequence[Row]], Alert | None]] = [
         _loss,
-        partial(_collapse, settled),
-        partial(_dead_class, settled),
+        partial(_collapse, settled, refinery),
+        partial(_dead_class, settled, refinery),
         _unconverged,
     ]
-    checks += [_nothing_selected, _everything_selected] if thresholded else []
+    if thresholded:
+        checks += [partial(_nothing_selected, threshold), partial(_everything_selected, threshold)]
     found: dict[str, Alert] = {}
     for end in range(1, len(rows) + 1):
         recent = rows[max(0, end - MASK_STREAK) : end]
@@ -123,7 +133,12 @@ def _collapsed(row: Row) -> bool:
     return bool(shares and target) and effective_classes(shares) < COLLAPSED_SHARE * effective_classes(target)
 
 
-def _collapse(settled: int, rows: Sequence[Row]) -> Alert | None:
+def _remedy_of_refinement(refinery: str, otherwise: str) -> str:
+    """Where `refinery` is at work already, not "refine them"."""
+    return f"{refinery} refines them and does not prevent it: try --darp instead." if refinery else otherwise
+
+
+def _collapse(settled: int, refinery: str, rows: Sequence[Row]) -> Alert | None:
     if not _lasting(rows, STREAK, _collapsed, settled):
         return None
     row = rows[-1]
@@ -132,7 +147,10 @@ def _collapse(settled: int, rows: Sequence[Row]) -> Alert | None:
     remedy = (
         "Refinement is on: look at darp/residual, and at --alpha (more entries kept) and --warm (sooner)."
         if row.get("darp/solves")
-        else "Refine them with --darp, or use more labels (--num_max) or fewer unlabeled images (--ratio)."
+        else _remedy_of_refinement(
+            refinery,
+            "Refine them with --darp, or use more labels (--num_max) or fewer unlabeled images (--ratio).",
+        )
     )
     return Alert(
         "collapse",
@@ -152,7 +170,7 @@ def _dead(row: Row) -> list[int]:
     ]
 
 
-def _dead_class(settled: int, rows: Sequence[Row]) -> Alert | None:
+def _dead_class(settled: int, refinery: str, rows: Sequence[Row]) -> Alert | None:
     if not _lasting(rows, STREAK, lambda row: bool(_dead(row)), settled):
         return None
     last = rows[-STREAK:]
@@ -167,7 +185,10 @@ def _dead_class(settled: int, rows: Sequence[Row]) -> Alert | None:
         else f"{len(dead)} classes have almost no pseudo-labels",
         f"For {STREAK} epochs class {', '.join(map(str, dead))} has had less than {DEAD_SHARE:.0%} of its share among "
         "the pseudo-labels. The network forgets it.",
-        "Refine them with --darp (from an earlier epoch: --warm), or label more of these classes.",
+        _remedy_of_refinement(
+            refinery,
+            "Refine them with --darp (from an earlier epoch: --warm), or label more of these classes.",
+        ),
     )
 
 
@@ -189,20 +210,20 @@ def _unconverged(rows: Sequence[Row]) -> Alert | None:
     )
 
 
-def _nothing_selected(rows: Sequence[Row]) -> Alert | None:
+def _nothing_selected(threshold: str, rows: Sequence[Row]) -> Alert | None:
     if not _lasting(rows, MASK_STREAK, lambda row: (row.get("pseudo/mask_rate") or 0.0) <= 0.001):
         return None
     return Alert(
         "mask 0",
         rows[-1]["epoch"],
         "No pseudo-label is confident enough",
-        f"For {MASK_STREAK} epochs at most one row in a thousand has reached --tau: the network learns "
+        f"For {MASK_STREAK} epochs at most one row in a thousand has reached {threshold}: the network learns "
         "from the labels alone.",
-        "Lower --tau.",
+        f"Lower {threshold}.",
     )
 
 
-def _everything_selected(rows: Sequence[Row]) -> Alert | None:
+def _everything_selected(threshold: str, rows: Sequence[Row]) -> Alert | None:
     def unearned(row: Row) -> bool:
         return (row.get("pseudo/mask_rate") or 0.0) >= 0.999 and (row.get("test/bacc") or 0.0) < 0.9
 
@@ -212,9 +233,9 @@ def _everything_selected(rows: Sequence[Row]) -> Alert | None:
         "mask 1",
         rows[-1]["epoch"],
         "Every pseudo-label counts as confident",
-        f"For {MASK_STREAK} epochs all rows have reached --tau, at a balanced accuracy of "
+        f"For {MASK_STREAK} epochs all rows have reached {threshold}, at a balanced accuracy of "
         f"{rows[-1].get('test/bacc') or 0.0:.2f}: the network learns wrong labels too.",
-        "Raise --tau, or stop earlier.",
+        f"Raise {threshold}, or stop earlier.",
     )
 
 
@@ -225,7 +246,13 @@ def _first_refined(config: Mapping[str, Any]) -> int:
 
 
 def _alerts_for(config: Mapping[str, Any]) -> Callable[[Sequence[Row]], list[Alert]]:
-    return partial(alerts, thresholded=bool(config.get("thresholded")), refined_from=_first_refined(config))
+    return partial(
+        alerts,
+        thresholded=bool(config.get("thresholded")),
+        threshold=str(config.get("threshold", "--tau")),  # earlier runs have no other
+        refined_from=_first_refined(config),
+        refinery=str(config.get("refine_label", "")),
+    )
 
 
 class AlertTracker:

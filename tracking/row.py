@@ -57,7 +57,7 @@ FEW: tuple[str, ...] = (
     "best/bacc",
     "pseudo/{orig,refined}/{tv_true,tv_target,imbalance,accuracy}",
     "pseudo/{mask_rate,coverage}",
-    "method/<name>",
+    "{method,refine}/<name>",
     "pseudo_{orig,refined,target,true}",
     "darp/{residual,unconverged}",
     "data_time",
@@ -87,11 +87,17 @@ def _compiled(keys: Iterable[str]) -> re.Pattern[str]:
 
 
 _KNOWN, _FEW, _FEW_OF_A_CLASS = _compiled(ROW), _compiled(FEW), _compiled(FEW_OF_A_CLASS)
+_OWN = _compiled(["{method,refine}/<name>"])
 
 
 def is_known(key: str) -> bool:
     """Whether `key` is one that a row may have."""
     return _KNOWN.fullmatch(key) is not None
+
+
+def is_own(key: str) -> bool:
+    """Whether `key` is what a method or a refinery says of itself, as one number."""
+    return _OWN.fullmatch(key) is not None
 
 
 def is_among_few(key: str, num_classes: int) -> bool:

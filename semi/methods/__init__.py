@@ -17,4 +17,8 @@ def method_class(name: str) -> type[Method]:
 def about_method(name: str) -> dict[str, Any]:
     """What a run's folder says of its method, for those who read the run without this code."""
     method = method_class(name)
-    return {"method_label": method.label, "thresholded": method.thresholded}
+    return {
+        "method_label": method.label,
+        "thresholded": method.thresholded,
+        "threshold": method.threshold,
+    }

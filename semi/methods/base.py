@@ -38,6 +38,7 @@ class Method(ABC):
         unlabeled_includes_labeled: whether the labeled images are among the unlabeled ones too.
         weights_follow_epochs: whether `losses` depends on `progress`.
         thresholded: whether it learns from selected rows alone (`selects`); alerts about their share depend on it.
+        threshold: what a row must reach to be selected, in the words of these alerts: the flag that sets it.
         shifts: whether `losses` heeds `shift`; else refineries that shift logits are refused.
         shift: how the refinery changes the losses; set once, after the method is made.
         own_metrics: what each name in `metrics` is, for --dry-run and the documents.
@@ -49,6 +50,7 @@ class Method(ABC):
     unlabeled_includes_labeled: ClassVar[bool]
     weights_follow_epochs: ClassVar[bool]
     thresholded: ClassVar[bool]
+    threshold: ClassVar[str] = "--tau"
     shifts: ClassVar[bool] = False
     shift: LossShift = NO_SHIFT
     own_metrics: ClassVar[Mapping[str, str]] = {}

@@ -1,5 +1,6 @@
-"""A method and a data set of one file each, outside the packages, take part like those inside."""
+"""A method, a refinery and a data set in files outside the packages take part like those inside."""
 
+import io
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from rich.console import Console
 
 import eval
 from data import DataError, make_dataset
@@ -16,12 +18,16 @@ from semi import names
 from semi.cli import parse
 from semi.config import Config, ConfigError
 from semi.distributed import Ranks
-from semi.job import build_job, row_of
+from semi.job import build_job, describe, row_of
 from semi.names import DATASETS, METHODS, REFINERIES, load_plugin
 from semi.run_folder import run_folder
 from tests.semi.runs import TINY, Interrupting, Interruption, train
 from tracking.alerts import alerts_of_run
+from tracking.online.panels import SECTIONS, Lines
+from tracking.report.page import build_page
+from tracking.report.page_data import page_data
 from tracking.report.runs import find_runs, group_runs
+from tracking.report.terminal import terminal_report
 from tracking.row import is_among_few, is_known
 
 ROOT = Path(__file__).parents[2]
@@ -195,6 +201,101 @@ def test_a_run_of_it_that_stopped_goes_on_exactly(tmp_path):
     with pytest.raises(Interruption):
         train(power(tmp_path / "cut", resume="auto"), Interrupting(after=1))
     assert train(power(tmp_path / "cut", resume="auto")) == whole
+
+
+ONE_FILE = """
+from darp.refineries.base import Batchwise, normalized
+from semi.methods.fixmatch import FixMatch
+from semi.names import METHODS, REFINERIES
+
+class Sure(FixMatch):
+    label = "SureMatch"
+    threshold = "nine tenths"
+    own_metrics = {"least": "least confidence that counts"}
+
+    @classmethod
+    def from_config(cls, config, target_counts, ranks):
+        return cls(0.9)
+
+    def metrics(self):
+        return {"least": self.tau}
+
+class Flat(Batchwise):
+    label = "flattening"
+
+    def rule(self, probs, epoch, step):
+        return normalized(probs.sqrt())
+
+    def health(self):
+        return super().health() | {"refine/power": 0.5}
+
+METHODS["sure"], REFINERIES["flat"] = Sure, Flat
+"""
+
+
+@pytest.fixture
+def run_of_one_file(tmp_path) -> Path:
+    """The folder of a short run whose method and refinery come from one file, which its readers do not have."""
+    file = tmp_path / "mine.py"
+    file.write_text(ONE_FILE)
+    load_plugin(str(file))
+    job_config = config(tmp_path / "runs", semi_method="sure", refine="flat", epochs=1)
+    train(job_config)
+    METHODS.pop("sure")
+    REFINERIES.pop("flat")
+    return run_folder(job_config)
+
+
+def test_every_reader_of_a_run_shows_the_labels_of_its_one_file(run_of_one_file, capsys):
+    label = "SureMatch + flattening"
+    runs, _ = find_runs([run_of_one_file])
+    groups = group_runs(runs)
+    assert eval.main(["summary", str(run_of_one_file)]) == 0
+    terminal = io.StringIO()
+    Console(width=140, file=terminal).print(terminal_report(groups, 140))
+    texts = (build_page(groups, title="t"), capsys.readouterr().out, terminal.getvalue())
+    assert [label in re.sub(r"\s+", " ", text) for text in texts] == [True] * 3
+
+
+def test_what_they_say_of_themselves_is_on_the_page_and_in_wandbs_panels(run_of_one_file):
+    runs, _ = find_runs([run_of_one_file])
+    own = {"method/least": 0.9, "refine/power": 0.5}
+    assert {key: runs[0].rows[-1][key] for key in own} == own
+    series = {key: high for _, key, _, _, _, high in page_data(group_runs(runs))["blocks"]}
+    assert {key: series[key] for key in own} == own
+    assert all(is_among_few(key, 100) for key in own)
+    panels = [panel for section in SECTIONS for panel in section.panels if isinstance(panel, Lines)]
+    for key in own:
+        assert len([panel for panel in panels if panel.pattern and re.fullmatch(panel.pattern, key)]) == 1
+
+
+def test_a_checkpoint_whose_refinery_is_unknown_says_how_to_name_its_file(tmp_path, capsys):
+    job_config = power(tmp_path, epochs=1)
+    train(job_config)
+    REFINERIES.pop("power")
+    capsys.readouterr()  # the training's own lines
+    assert eval.main(["score", str(run_folder(job_config)), "--gpu=cpu"]) == 2
+    assert re.fullmatch(r"eval\.py: .*--refine power: .*--plugin FILE\n", capsys.readouterr().err)
+
+
+def test_alerts_name_what_the_method_compares_with_and_who_refines(run_of_one_file):
+    (run,), _ = find_runs([run_of_one_file])
+    first: dict[str, Any] = dict(run.rows[0])
+    one_class = {
+        f"pseudo/{table}/{k}": float(k == 0) for table in ("refined", "refined_hard") for k in range(10)
+    }
+    bad = first | one_class | {"pseudo/mask_rate": 0.0}
+    told = {alert.kind: alert for alert in alerts_of_run([bad | {"epoch": e} for e in range(20)], run.config)}
+    assert "has reached nine tenths" in told["mask 0"].reason
+    assert "--tau" not in told["mask 0"].text
+    for kind in ("collapse", "dead class"):
+        assert told[kind].remedy == "flattening refines them and does not prevent it: try --darp instead."
+
+
+def test_alerts_name_the_threshold_of_the_refinery_where_it_has_one(tmp_path):
+    simpro = build_job(config(tmp_path, semi_method="fix", refine="simpro"), CPU)
+    assert describe(simpro)["threshold"] == "--simpro_threshold"
+    assert describe(build_job(config(tmp_path, semi_method="fix"), CPU))["threshold"] == "--tau"
 
 
 def test_the_report_calls_the_refinement_by_its_label_without_the_plugin(tmp_path):

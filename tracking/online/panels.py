@@ -147,6 +147,8 @@ SECTIONS = (
         (
             Lines("Residual: worst distance to the target counts", ("darp/residual",), log=True),
             Lines("Solves that did not converge", ("darp/unconverged",)),
+            Lines("What the refinery says of itself", pattern=r"refine/\w+"),
+            Lines("What the method says of itself", pattern=r"method/\w+"),
         ),
     ),
     Section(
@@ -181,11 +183,11 @@ ONE_RATIO = (*RAW_AND_REFINED, *SECTIONS[1].panels[:4])
 
 
 def keys(sections: Iterable[Section] = SECTIONS) -> set[str]:
-    """Every key of a row that some panel names; a pattern stands for its class 0."""
+    """Every key of a row that some panel names; a pattern stands for its class 0, or for a name."""
     found: set[str] = set()
     for panel in (panel for section in sections for panel in section.panels):
         if isinstance(panel, Lines):
-            found |= {*panel.keys, panel.pattern.replace(r"\d+", "0")} - {""}
+            found |= {*panel.keys, panel.pattern.replace(r"\d+", "0").replace(r"\w+", "name")} - {""}
         elif isinstance(panel, (Histogram, Importance)):
             found.add(panel.key)
         elif isinstance(panel, Parallel):

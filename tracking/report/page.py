@@ -80,7 +80,12 @@ SECTIONS = (
         "labels",
     ),
     ("times", "Where the time goes", "{data_time} a step, and the parts of an epoch.", "groups"),
-    ("solver", "Solver health", "Of each epoch's solves: worst {residual}, passes, failures.", "groups"),
+    (
+        "solver",
+        "Solver health",
+        "Of each epoch's solves: worst {residual}, passes, failures. Then what refinery and method say of themselves.",
+        "groups",
+    ),
 )
 
 

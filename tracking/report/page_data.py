@@ -24,6 +24,7 @@ from tracking.report.epochs import thinned
 from tracking.report.figures import heading_of
 from tracking.report.findings import first_pair, verdict
 from tracking.report.runs import Group, Regime, Run, printable
+from tracking.row import is_own
 
 LEVELS = 9999
 MISSING = LEVELS + 1
@@ -80,10 +81,16 @@ def page_data(groups: Groups) -> dict[str, Any]:
 def stride_of(runs: Sequence[Run]) -> int:
     """Every how manieth epoch the page keeps so that its numbers stay within `MAX_NUMBERS`."""
     numbers = sum(
-        len(run.rows) * (len(LINES) + len(run.class_names) * (len(TABLES) + len(_refined_tables(run))))
+        len(run.rows)
+        * (len(lines_of(run)) + len(run.class_names) * (len(TABLES) + len(_refined_tables(run))))
         for run in runs
     )
     return max(1, math.ceil(numbers / MAX_NUMBERS))
+
+
+def lines_of(run: Run) -> tuple[str, ...]:
+    """Keys that the page has as lines: those above, and what the run's method and refinery say of themselves."""
+    return (*LINES, *sorted(filter(is_own, run.rows[-1])))
 
 
 def kept_rows(run: Run, stride: int) -> list[int]:
@@ -188,7 +195,7 @@ class _Packer:
 
     def add(self, number: int, run: Run, kept: Sequence[int]) -> None:
         """All series of a run that hold a number."""
-        for key in LINES:
+        for key in lines_of(run):
             self._series(number, key, _table(run, [key], kept))
         for key in (*TABLES, *_refined_tables(run)):
             self._series(number, key, _table(run, _of_classes(key, run), kept))

@@ -28,6 +28,13 @@ REFINEMENT_NAMES = {
 }
 
 
+LABELS_BEFORE = {  # of runs from before a run's folder said how its method is called; it is complete
+    "mix": "MixMatch",
+    "remix": "ReMixMatch",
+    "fix": "FixMatch",
+    "pseudo": "Pseudo-Label",
+    "sup": "Supervised",
+}
 OWN_ROWS_LACK = "time/epoch"  # a loop of one's own has rows without it, and no config.yaml
 
 
@@ -102,7 +109,8 @@ class Run:
     @property
     def method(self) -> str:
         """The method's name as it is shown."""
-        return printable(self.config.get("method_label", self.config.get("semi_method", "unknown method")))
+        name = self.config.get("semi_method", "unknown method")
+        return printable(self.config.get("method_label", LABELS_BEFORE.get(str(name), name)))
 
     @property
     def refine(self) -> str:
@@ -265,6 +273,7 @@ def own_loop(folder: Path, rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "dataset": "own loop",
         "semi_method": folder.name,
+        "method_label": folder.name,
         "run_name": folder.name,
         "refine": "own" if refined else "none",
         "epochs": int(rows[-1]["epoch"]) + 1,  # nobody knows how many it should be

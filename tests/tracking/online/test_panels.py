@@ -60,7 +60,7 @@ def train(folder: Path, num_classes: int, **options: Any) -> None:
 
 # For a run of every method and refinement. Of 10 classes: the shares in orig and refined, and the recalls.
 ALIKE = {
-    "Charts": 6, "loss": 3, "last10": 2, "last20": 2, "best": 1, "darp": 2, "throughput": 1,
+    "Charts": 6, "loss": 3, "last10": 2, "last20": 2, "best": 1, "darp": 2, "throughput": 1, "refine": 1,
     "confusion": 3, "Custom Chart Tables": 3, "examples": 2,
 }  # fmt: skip
 OPENED = {10: ALIKE | {"test": 6 + 10, "pseudo": 10 + 2 * 10}, 100: ALIKE | {"test": 6, "pseudo": 10}}

@@ -368,6 +368,33 @@ def test_the_matrix_tells_where_the_images_of_a_class_go(browser, tmp_path):
     assert found.troubles == []
 
 
+def test_what_a_method_says_of_itself_is_a_line_also_below_zero(browser, tmp_path):
+    rows = write_run(tmp_path / "runs", "run", epochs=4) / "metrics.jsonl"
+    logged = [json.loads(line) | {"method/margin": -0.5 + 0.25 * e} for e, line in enumerate(rows.open())]
+    rows.write_text("".join(f"{json.dumps(row)}\n" for row in logged))
+    path = tmp_path / "report.html"
+    assert report.main([str(tmp_path / "runs"), "--out", str(path)]) == 0
+
+    found = Opened(browser, path)
+    chart = found.page.locator("#solver figure").last
+    chart.scroll_into_view_if_needed()
+    found.settle()
+    chart.locator("summary").click()
+
+    assert chart.locator("figcaption").inner_text() == "method/margin"
+    assert chart.locator("tbody tr").inner_text().split() == [
+        "FixMatch",
+        "-0.500",
+        "-0.250",
+        "0.000",
+        "0.250",
+    ]
+    line, frame = box_of(chart.locator("path.line")), box_of(chart.locator("svg"))
+    assert line["y"] + line["height"] < frame["y"] + frame["height"] - 15  # above the epochs
+    found.close()
+    assert found.troubles == []
+
+
 def test_hostile_names_are_inert(browser, tmp_path):
     write_run(
         tmp_path / "runs",

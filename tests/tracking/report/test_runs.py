@@ -10,7 +10,7 @@ from darp import PseudoLabelMonitor
 from semi.config import Config, fields_of_kind
 from semi.run_folder import keep_aside
 from tests.tracking.report.synthetic_runs import write_finding, write_run
-from tracking.report.runs import find_runs, group_runs, printable, read_run
+from tracking.report.runs import Run, find_runs, group_runs, printable, read_run
 
 
 def append(folder, text):
@@ -201,6 +201,21 @@ def test_a_regime_names_its_imbalance(tmp_path):
         "up to 1500 labels a class (imbalance 100)",
         "up to 10 labels a class (imbalance 100, unlabeled imbalance 1)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "shown"),
+    [
+        ("fix", {}, "FixMatch"),
+        ("fix", {"method_label": "Fix Match 2"}, "Fix Match 2"),
+        ("of_my_own", {}, "of_my_own"),
+    ],
+)
+def test_a_run_whose_folder_does_not_say_how_its_method_is_called_has_the_name_that_it_had(
+    tmp_path, name, more, shown
+):
+    config = {"semi_method": name, "refine": "none"} | more
+    assert Run(tmp_path, "run", config, [{"epoch": 0}]).method == shown
 
 
 def test_class_names_are_unique_and_complete(tmp_path):

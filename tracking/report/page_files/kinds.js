@@ -177,7 +177,7 @@ const LINES = {
     if (!points.length) return nothingLogged(svg, left);
     const first = Math.min(...PAGE.epochs.slice(0, 1)), last = Math.max(PAGE.epochs[PAGE.epochs.length - 1], first + 1);
     const scale = log ? Math.log10 : (value) => value;
-    const low = log ? Math.floor(scale(points.reduce((least, { low }) => Math.min(least, low), Infinity))) : 0;
+    const low = log ? Math.floor(scale(points.reduce((least, { low }) => Math.min(least, low), Infinity))) : points.reduce((least, { low }) => Math.min(least, low), 0);
     const most = log ? points.reduce((top, { high }) => Math.max(top, high), 0) : 0;
     const high = log ? Math.max(Math.ceil(scale(most)), low + 1) : spec.top || 1;
     const x = (epoch) => left + ((epoch - first) / (last - first)) * (right - left);

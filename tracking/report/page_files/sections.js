@@ -171,6 +171,8 @@ const swatch = (name, colour) => {
 const eachGroup = (kind, describe, options) => (groups) => groups.map((group) => new Chart(kind, () => describe(group), options));
 const lines = (keyOf, given) => (groups) => new Chart(LINES, () => linesOf(groups, keyOf, given));
 const referenceWord = () => (PAGE.runs.some((run) => run.reference === "true") ? "truth" : "target");
+/** What methods and refineries say of themselves, one number an epoch. */
+const ownKeys = () => [...new Set(PAGE.runs.flatMap((run) => [...run.series.keys()]))].filter((key) => /^(method|refine)\/\w+$/.test(key)).sort();
 const logged = (key) => PAGE.runs.some((run) => run.series.has(key));
 
 /** The scale of the heatmaps, drawn once above them. */
@@ -219,5 +221,6 @@ const SECTIONS = {
     lines(() => LOGARITHMIC, { label: "Worst residual of an epoch", log: true })(groups.filter(hasRefined)),
     lines(() => "darp/iterations", { label: "Passes a solve" })(groups.filter(hasRefined)),
     lines(() => "darp/unconverged", { label: "Solves that did not converge" })(groups.filter(hasRefined)),
+    ...ownKeys().map((key) => lines(() => key, { label: key })(groups)),
   ] },
 };
