@@ -128,6 +128,20 @@ def test_the_citation_has_what_its_format_requires():
     assert citation["preferred-citation"]["type"] == "conference-paper"
 
 
+@pytest.mark.parametrize(
+    ("file", "schema"),
+    [
+        ("CITATION.cff", "vendor.citation-file-format"),
+        (".github/workflows/ci.yml", "vendor.github-workflows"),
+        (".github/workflows/ci.yml", "custom.github-workflows-require-timeout"),
+    ],
+)
+def test_what_a_forge_reads_fits_its_schema(file, schema):
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, file]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
 def test_the_hosted_checks_call_targets_of_the_makefile_and_install_what_the_tests_use():
     hosted = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
     lines = [step["run"] for job in hosted["jobs"].values() for step in job["steps"] if "run" in step]
