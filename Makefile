@@ -12,7 +12,9 @@ help: ## this list
 setup: $(STAMP) ## .venv with everything that is needed (about 6 GB, two minutes)
 
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 to 3.13 is needed, this is " + sys.version.split()[0]) if not (3, 10) <= sys.version_info[:2] <= (3, 13) else None'
+	@command -v $(PYTHON) >/dev/null || { echo "make: there is no $(PYTHON): install Python 3.10 to 3.13, or name one: make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 13) else "make: Python 3.10 to 3.13 is needed, $(PYTHON) is %d.%d: name another: make PYTHON=python3.12" % v)'
+	@$(PYTHON) -c 'import sys; from importlib.util import find_spec; sys.exit(None if find_spec("ensurepip") else "make: $(PYTHON) cannot make .venv: apt-get install python3-venv")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev,docs]'
 	$(BIN)/python -m darp

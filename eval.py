@@ -17,13 +17,14 @@ from pathlib import Path
 from rich.console import Console
 
 from semi.config import USER_ERROR, ConfigError
+from tracking.command import Parser
 from tracking.local import write_atomically
 from tracking.report.runs import find_runs, group_runs, printable
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 2 when there is nothing to score, with one line that says why."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="eval.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from tracking.command import Parser
 from tracking.report.runs import Run, find_runs, group_runs, printable
 
 TRAIN_FIRST = (
@@ -27,8 +28,8 @@ TRAIN_FIRST = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the page and print the table, or what the flags ask for. Exit code 2 when there is nothing to compare."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = Parser(
+        prog="report.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "runs",
@@ -72,7 +73,7 @@ def _report(options: argparse.Namespace, scratch: Path) -> int:
     runs, problems = find_runs(options.runs)
     problems = fetched + problems
     for problem in problems:
-        print(f"report: {problem}", file=sys.stderr)
+        print(f"report.py: {problem}", file=sys.stderr)
     if not runs:
         return _refuse(f"no run in {', '.join(map(printable, sources))}: {TRAIN_FIRST}")
     # here, so that a mistake in the flags is told before numpy is imported
@@ -163,7 +164,8 @@ def _serve(options: argparse.Namespace) -> int:
         serve(Source(options.runs, build), options.port, ready=_say_address)
     except (OSError, OverflowError) as error:
         print(
-            f"report: --port {options.port}: {error}; use another port, or 0 for a free one", file=sys.stderr
+            f"report.py: --port {options.port}: {error}; use another port, or 0 for a free one",
+            file=sys.stderr,
         )
         return 2
     return 0
@@ -188,7 +190,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def _refuse(reason: str) -> int:
-    print(f"report: {reason}", file=sys.stderr)
+    print(f"report.py: {reason}", file=sys.stderr)
     return 2
 
 

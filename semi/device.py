@@ -26,7 +26,7 @@ def pick_device(gpu: str) -> tuple[torch.device, str]:
         return torch.device("cpu"), ""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0:
-        return torch.device("cpu"), f"--gpu {gpu}: no GPU is visible here; training on the CPU instead"
+        return torch.device("cpu"), f"--gpu {gpu}: no GPU is visible here; using the CPU instead"
     if int(gpu) >= count:
         return torch.device(
             "cuda", 0

@@ -47,3 +47,35 @@ def test_what_those_need_is_written_twice_and_the_same() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     extra = text[text.index("report = [") : text.index("]", text.index("report = ["))]
     assert re.findall(r'^    "(.+?)"', extra, re.MULTILINE) == listed
+
+
+@pytest.mark.parametrize(
+    ("before", "told"),
+    [
+        (
+            "sys.version_info = (3, 9, 2)",
+            r"make: Python 3\.10 to 3\.13 is needed, .* is 3\.9: name another: make PYTHON=.*",
+        ),
+        (
+            "importlib.util.find_spec = lambda name: None",
+            r"make: .* cannot make \.venv: apt-get install python3-venv",
+        ),
+        (None, r"make: there is no .*: install Python 3\.10 to 3\.13, or name one: make PYTHON=python3\.12"),
+    ],
+)
+def test_make_says_in_one_line_what_a_python_lacks_and_makes_nothing(
+    tmp_path: Path, before: str | None, told: str
+) -> None:
+    python = tmp_path / "python"
+    if before:  # what the Makefile asks this Python (-c), answered as by one that lacks something
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} -c "import sys, importlib.util; {before}; $2"\n')
+        python.chmod(0o755)
+    command = ["make", "--silent", "setup", f"VENV={tmp_path}/venv", f"PYTHON={python}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    lines = [
+        line for line in done.stderr.splitlines() if not line.startswith("make: ***")
+    ]  # make's own last word
+    assert [line for line in lines if not re.fullmatch(told, line)] == []
+    assert len(lines) == 1
+    assert not (tmp_path / "venv").exists()

@@ -15,9 +15,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from tracking.command import Parser
+
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m tracking.sync",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

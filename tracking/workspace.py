@@ -13,12 +13,13 @@ import os
 import sys
 from collections.abc import Sequence
 
+from tracking.command import Parser
 from tracking.report.findings import cautions, verdict
 from tracking.report.runs import find_runs, group_runs
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m tracking.workspace",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -17,7 +17,7 @@ from typing import Any
 import wandb
 
 from tracking.local import write_run
-from tracking.online.account import first_line
+from tracking.online.account import first_line, has_account
 from tracking.row import is_known
 
 ANSWER_S = 30  # how long one question to the server may take
@@ -56,7 +56,8 @@ def fetch_project(name: str, into: Path, kinds: Mapping[str, Any]) -> list[str]:
             except ValueError as error:
                 problems.append(f"wandb:{name}/{run.id}: left out: {error}")
     except Exception as error:  # the SDK raises many kinds, not all of them wandb.Error
-        raise ValueError(f"wandb:{name}: {first_line(error)}; check the name and `wandb login`") from None
+        remedy = "check the name and `wandb login`" if has_account() else "run `wandb login`"
+        raise ValueError(f"wandb:{name}: {first_line(error).rstrip('.')}; {remedy}") from None
     return problems
 
 

@@ -33,6 +33,7 @@ from tracking.online.account import (
     Refused,
     finish_timeout_s,
     first_line,
+    has_account,
     require,
     resolve_mode,
     said,
@@ -188,7 +189,12 @@ class WandbTracker:
         try:
             return self._open_as(self.mode, config)
         except Exception as error:  # the SDK raises many kinds here, not all of them wandb.Error
-            say(f"W&B did not answer ({first_line(error)}); logging offline instead")
+            said = (
+                f"did not answer ({first_line(error)})"
+                if has_account()
+                else "has no key here; run `wandb login`"
+            )
+            say(f"W&B {said}; logging offline instead")
         wandb.teardown()  # else the same id counts as in use
         self.mode = "offline"
         try:

@@ -10,11 +10,13 @@ from urllib.parse import urlsplit
 import pytest
 import wandb
 
+import tracking.sync
 from semi.commands import train
 from semi.config import WandbOptions
 from tests.semi.runs import TINY
-from tests.tracking.online.tracker_driver import end, epochs, start
+from tests.tracking.online.tracker_driver import config, end, epochs, start
 from tests.wandb_server import WandbServer
+from tracking.local import LocalTracker
 from tracking.online.account import Refused, resolve_mode, told
 from tracking.online.tracker import WandbTracker
 from train_with_wandb import wandb_tracker
@@ -31,6 +33,19 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     wandb.teardown()
     yield tmp_path
     wandb.teardown()
+
+
+def test_online_without_a_key_is_offline_and_says_what_is_missing(alone: Path, capsys, monkeypatch) -> None:
+    tracker = WandbTracker(alone / "run", mode="online")
+    tracker.start(config(1), {}, 0)
+    tracker.finish(0)
+    assert "W&B has no key here; run `wandb login`; logging offline instead\n" in capsys.readouterr().err
+    LocalTracker(alone / "run").start(config(1), {}, 0)
+    monkeypatch.setattr(sys, "argv", ["sync.py", str(alone)])
+    with pytest.raises(SystemExit) as ended:
+        tracking.sync.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "python -m tracking.sync: no W&B key here: run `wandb login` first\n"
 
 
 def tell_wandb(server: WandbServer, folder: Path, *words: str) -> None:
