@@ -103,7 +103,7 @@ def _score(options: argparse.Namespace, others: Sequence[str]) -> int:
 
 def _summary(options: argparse.Namespace) -> int:
     from tracking.report.figures import final_figures, terminal_table
-    from tracking.report.summary import COLUMNS, as_csv, as_markdown, gains, provenance
+    from tracking.report.summary import COLUMNS, as_csv, as_markdown, provenance
 
     runs, problems = find_runs(options.runs)
     for problem in problems:
@@ -125,7 +125,7 @@ def _summary(options: argparse.Namespace) -> int:
         options.markdown.parent.mkdir(parents=True, exist_ok=True)
         command = shlex.join(["python3", "eval.py", *sys.argv[1:]])
         about = provenance(runs, command, options.note, Path(__file__).parent)
-        write_atomically(options.markdown, as_markdown(rows, options.title, about, gains(groups)))
+        write_atomically(options.markdown, as_markdown(rows, options.title, about, groups))
     return 0
 
 

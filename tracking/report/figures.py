@@ -132,9 +132,11 @@ def write_number(value: float, form: str) -> str:
 
 
 def write_statistic(figure: Statistic | None, form: str) -> str:
-    """`mean ± deviation`, the mean alone for one run, a dash for none."""
+    """`mean ± deviation`, the mean alone for one run, a dash for none; an epoch with the number of runs."""
     if figure is None:
         return "-"
+    if form == "epoch":
+        return f"{figure.mean:.0f} ({figure.n})"
     mean = write_number(figure.mean, form)
     if figure.deviation is None or form == "duration":
         return mean

@@ -194,12 +194,8 @@ class Group:
         return self.runs[0].refine != "none"
 
     def counterpart_key(self) -> str:
-        """Equal for two groups that agree on everything but DARP and its own settings.
-
-        Runs with another refinement are nobody's counterpart.
-        """
-        run = self.runs[0]
-        return _identity(run.fields(refinement=run.refine not in ("darp", "none")))
+        """Equal for two groups that agree on everything but how, and whether, pseudo-labels are refined."""
+        return _identity(self.runs[0].fields(refinement=False))
 
 
 def printable(value: object) -> str:

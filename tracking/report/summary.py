@@ -14,17 +14,19 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from tracking.alerts import alerts_of_run
 from tracking.local import checkout_commit
 from tracking.report.figures import (
     FULL,
     MEAN,
+    NO,
     Column,
     FiguresRow,
     distance,
     duration_s,
-    heading_of,
     write_statistic,
 )
+from tracking.report.gains import by_regime, over_all
 from tracking.report.runs import Group, Regime, Run
 
 WINDOW = 20  # epochs
@@ -50,6 +52,22 @@ def _last_epochs(key: str) -> Column:
     )
 
 
+def _of_classes(table: str, words: str) -> Column:
+    meaning = f"effective number of classes of {words}"
+    return Column(f"classes {table}", meaning, lambda run: run.last(f"pseudo/{table}/effective"), ".1f", NO)
+
+
+def collapse(run: Run) -> float | None:
+    """Epoch in which the alert of collapse came; None where it did not."""
+    return next((a.epoch for a in alerts_of_run(run.rows, run.config) if a.kind == "collapse"), None)
+
+
+def refine_s(run: Run) -> float | None:
+    """Seconds that refinement took an epoch, mean over all epochs."""
+    seconds = run.series("time/refine").values
+    return statistics.fmean(seconds) if seconds else None
+
+
 COLUMNS: tuple[Column, ...] = (
     _last_epochs("test/bacc"),
     _last_epochs("test/gm"),
@@ -58,6 +76,10 @@ COLUMNS: tuple[Column, ...] = (
     _last_epochs("test/few"),
     Column("TV orig", "total variation of pseudo_orig from the truth", lambda run: distance(run, "orig"), ".3f"),
     Column("TV refined", "the same of refined", lambda run: distance(run, "refined"), ".3f"),
+    _of_classes("orig", "pseudo_orig of the last epoch"),
+    _of_classes("refined", "refined"),
+    Column("collapse", "epoch of the alert of collapse, mean and number of runs that had one", collapse, "epoch", NO),
+    Column("refine s", "seconds of refinement an epoch, mean over the epochs", refine_s, ".3f", NO),
     Column("duration", "all epochs together", duration_s, "duration", MEAN),
 )  # fmt: skip
 
@@ -74,51 +96,17 @@ def as_csv(rows: Sequence[FiguresRow]) -> str:
     return out.getvalue()
 
 
-def gains(groups: Mapping[Regime, Sequence[Group]]) -> dict[str, list[str]]:
-    """For each regime, a line for each method that ran with and without DARP: what DARP changed, seed by seed."""
-    lines: dict[str, list[str]] = {}
-    for regime, members in groups.items():
-        refined = {group.counterpart_key(): group for group in members if group.darp}
-        for plain in members:
-            darp = refined.get(plain.counterpart_key())
-            if plain.darp or darp is None:
-                continue
-            changes = [
-                change
-                for column in COLUMNS[:2]
-                if (change := _change(plain.runs, darp.runs, column)) is not None
-            ]
-            if changes:
-                line = f"{darp.label} minus {plain.label}, seed by seed: {', '.join(changes)}"
-                lines.setdefault(heading_of(regime), []).append(line)
-    return lines
-
-
-def _change(plain: Sequence[Run], darp: Sequence[Run], column: Column) -> str | None:
-    """`bACC +1.2 ± 0.3 (higher on 3 of 3)`, with a remark where DARP does not help. None without a common seed."""
-    without = {run.seed: column.take(run) for run in plain}
-    differences = [
-        after - before
-        for run in darp
-        if (after := column.take(run)) is not None and (before := without.get(run.seed)) is not None
-    ]
-    if not differences:
-        return None
-    higher = sum(difference > 0 for difference in differences)
-    spread = f" ± {statistics.stdev(differences):{column.form}}" if len(differences) > 1 else ""
-    verdict = (
-        "" if higher == len(differences) else "; **not a gain on every seed**" if higher else "; **no gain**"
-    )
-    mean = statistics.fmean(differences)
-    return (
-        f"{column.heading} {mean:+{column.form}}{spread} (higher on {higher} of {len(differences)}{verdict})"
-    )
-
-
 def as_markdown(
-    rows: Sequence[FiguresRow], title: str, provenance: Sequence[str], gains: Mapping[str, Sequence[str]]
+    rows: Sequence[FiguresRow],
+    title: str,
+    provenance: Sequence[str],
+    groups: Mapping[Regime, Sequence[Group]],
 ) -> str:
-    """A heading, where the figures come from, what the columns mean, one table a regime and what DARP gained."""
+    """A heading, where the figures come from, what the columns mean, one table a regime and what refinement gained.
+
+    `rows` are the final figures of `groups`.
+    """
+    gains = by_regime(groups, COLUMNS[:2])
     lines = [f"# {title}", "", *(f"- {line}" for line in provenance), ""]
     lines += [f"- {c.heading}: {c.meaning}" for c in COLUMNS]
     for regime, members in groupby(rows, key=lambda row: row.regime):
@@ -130,6 +118,14 @@ def as_markdown(
             name = f"{row.run} ({row.epochs} epochs)" if row.unfinished else row.run
             lines.append(f"| {_cell(name)} | {len(row.seeds)} | " + " | ".join(figures) + " |")
         lines += ["", *(f"- {line}" for line in gains[regime])] if regime in gains else []
+    if together := over_all(groups, COLUMNS[:2]):
+        lines += ["", "## All regimes together", ""]
+        lines += ["Pairs of equal regime and seed; p of Wilcoxon's signed-rank test, exact, two-sided.", ""]
+        lines += [
+            "| difference | n | " + " | ".join(c.heading for c in COLUMNS[:2]) + " |",
+            "|---|---:|---:|---:|",
+        ]
+        lines += ["| " + " | ".join(map(_cell, line)) + " |" for line in together]
     return "\n".join(lines) + "\n"
 
 
