@@ -95,7 +95,7 @@ def _score(options: argparse.Namespace, others: Sequence[str]) -> int:
         refuse_contradictions(
             others, trained.config, "eval.py prints the scores of the run as it was trained"
         )
-        show(_console(), *score(trained), trained.dataset.class_names)
+        show(_console(), score(trained), trained.dataset.class_names)
         return 0
     except (CheckpointError, DataError) as error:
         return _refused(error)

@@ -282,7 +282,7 @@ class Config(DataConfig):
         "How to repair the pseudo-labels. Towards the target class distribution, the whole table at a time: darp: the "
         "convex problem. align: one rescaling. sinkhorn: entropic transport. Batch by batch, from the first step on: "
         "la: logit adjustment. debias: DebiasPL. pda: progressive alignment to the target (CReST+). flexda: FlexDA "
-        "(ADELLO). simpro: SimPro.",
+        "(ADELLO). simpro: SimPro. cdmad: CDMAD, which also shifts the test logits.",
         choices=REFINERIES,
         switch="darp",
     )
@@ -347,6 +347,12 @@ class Config(DataConfig):
         500, "simpro: steps from one estimate of the priors to the next.", minimum=1, maximum=MANY
     )
     simpro_momentum: float = refinement_flag(0.9, "simpro: momentum of the estimates.", minimum=0, maximum=1)
+    cdmad_start: float = refinement_flag(
+        0.2,
+        "cdmad: share of the training that is done when it begins to correct targets.",
+        minimum=0,
+        maximum=1,
+    )
     est: bool = refinement_flag(
         False,
         "Use the estimated unlabeled class distribution as the target, not the labeled one. "

@@ -12,19 +12,22 @@ BATCH = 500
 
 
 @torch.no_grad()
-def confusion(
-    model: nn.Module, images: Tensor, labels: Tensor, ranks: Ranks | None = None
-) -> tuple[Tensor, float]:
-    """Confusion counts [K, K] (row: true class, column: predicted) and the mean cross-entropy.
-
-    images: normalised float32 [N, 3, H, W]; labels: int64 [N]. The model is put in evaluation mode and back.
-    ranks: processes that have the images between them, this one those that are given; all get the whole result.
-    """
-    ranks = ranks or Ranks(images.device)
+def predict(model: nn.Module, images: Tensor) -> Tensor:
+    """Logits [N, K] for normalised float32 images [N, 3, H, W]. The model is put in evaluation mode and back."""
     training = model.training
     model.eval()
     logits = torch.cat([model(chunk) for chunk in images.split(BATCH)])
     model.train(training)
+    return logits
+
+
+def confusion(logits: Tensor, labels: Tensor, ranks: Ranks | None = None) -> tuple[Tensor, float]:
+    """Confusion counts [K, K] (row: true class, column: predicted) and the mean cross-entropy.
+
+    logits: [N, K]; labels: int64 [N].
+    ranks: processes that have the images between them, this one those that are given; all get the whole result.
+    """
+    ranks = ranks or Ranks(logits.device)
     num_classes = logits.shape[1]
     cells = labels * num_classes + logits.argmax(dim=1)
     counts = torch.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)

@@ -109,7 +109,8 @@ def build_job(
         split.counts_x, len(split.index_u), kind.unlabeled_includes_labeled, estimated_dist
     )
     counts = torch.tensor(target_counts, dtype=torch.float64)
-    refiner = build_refiner(config, store, split.counts_x, target_counts, ranks)
+    image_size = dataset.test_images.shape[-1]
+    refiner = build_refiner(config, store, split.counts_x, target_counts, ranks, image_size)
     method = kind.from_config(config, counts, ranks)
     require_shiftable(config, method, refiner)
     method.shift = refiner.loss_shift()
@@ -219,12 +220,19 @@ def build_refiner(
     labeled_counts: Sequence[int],
     target_counts: list[float],
     ranks: Ranks,
+    image_size: int,
 ) -> Refinery:
     if not config.refines:
         return NoRefiner()
     if refinery := found(REFINERIES, config.refine):
         setting = Setting(
-            labeled_counts, target_counts, config.epochs, config.val_iteration, config.dataset, ranks.group
+            labeled_counts,
+            target_counts,
+            config.epochs,
+            config.val_iteration,
+            config.dataset,
+            ranks.group,
+            image_size,
         )
         made: Refinery = refinery(store, setting, **config.refinery_parameters)
         return made
@@ -251,11 +259,11 @@ def build_refiner(
 
 
 def require_shiftable(config: Config, method: Method, refiner: Refinery) -> None:
-    """ConfigError where the refinery shifts logits and the method has none to shift."""
+    """ConfigError where the refinery changes losses and the method does not let it."""
     if refiner.loss_shift() != NO_SHIFT and not method.shifts:
         raise ConfigError(
-            f"--refine {config.refine}: it changes the losses of labeled and of unlabeled images, and --semi_method "
-            f"{config.semi_method} does not let it (mix and remix learn from mixtures of both); use fix, pseudo or sup"
+            f"--refine {config.refine}: {refiner.apart_from_mixtures}, so --semi_method {config.semi_method} does not "
+            "let it; use fix, pseudo or sup"
         )
 
 
@@ -339,6 +347,7 @@ def describe(job: Job) -> dict[str, Any]:
         "field_kinds": kinds_of(job.config),
         **({"estimate": estimate_source(job.config)} if job.config.est else {}),
         **about_method(job.config.semi_method),
+        **({} if job.method.shift.threshold != 0 else {"thresholded": False}),  # then every row counts
         **about_refinement(job.config.refine),
         **about_threshold(job),
         "lambda_u": job.config.unlabeled_weight,

@@ -28,6 +28,7 @@ class Trained:
     dataset: Dataset
     model: Classifier
     device: torch.device
+    test_shift: Tensor | None  # [K], what the run's refinery adds to test logits
 
     def test_set(self) -> tuple[Tensor, Tensor]:
         """Normalised float32 [M, 3, 32, 32] and int64 [M], on the device."""
@@ -68,4 +69,6 @@ def load_trained(path: Path, device: torch.device, data_dir: str = "") -> Traine
             f"{path}: its weights do not fit --arch {config.arch} ({str(error).splitlines()[0]})"
         ) from None
     model.eval().requires_grad_(False)
-    return Trained(path, config, epoch, dataset, model, device)
+    shift: Tensor | None = state.get("test_shift")
+    shift = None if shift is None else shift.to(device)
+    return Trained(path, config, epoch, dataset, model, device, shift)

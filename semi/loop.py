@@ -15,10 +15,11 @@ from semi import stopping
 from semi.device import Stopwatch
 from semi.distributed import OfFirst, Ranks
 from semi.epoch import EpochSoFar
-from semi.evaluate import confusion, scores
+from semi.evaluate import confusion, predict, scores
 from semi.graph import STEPS, Halves, capture_of, recorded
 from semi.job import Job, describe, never_refines, other_schedule
 from semi.lock import claimed
+from semi.losses import shifted
 from semi.methods import Losses
 from semi.profiling import NO_PROFILE, STEP_PARTS, NoProfile, profile_of
 from semi.progress import Progress
@@ -202,6 +203,7 @@ def guess(job: Job, batch: Batch) -> Tensor:
     """Predictions [B, K] for the unlabeled images, and their rows in the table."""
     probs = job.method.guess(job.model, batch)
     job.store.update(batch.index_u, probs)
+    job.refiner.look(job.model)
     return probs
 
 
@@ -250,18 +252,24 @@ def changed_by_a_step(job: Job) -> dict[str, Tensor]:
             changed[f"{whose}{kind}/{name}"] = buffer
     for number, state in job.optimizer.state_dict()["state"].items():
         changed |= {f"Adam's {name}/{number}": tensor for name, tensor in state.items()}
-    changed |= {f"method's {name}/": tensor for name, tensor in job.method.state_dict().items()}
+    for whose, state in (("method's", job.method.state_dict()), ("refinery's", job.refiner.state_dict())):
+        changed |= {f"{whose} {name}/": value for name, value in state.items() if isinstance(value, Tensor)}
     return changed | {"table/": job.store.orig, "visited rows/": job.store.visited}
 
 
 def evaluate(job: Job) -> dict[str, Any]:
     """Test scores of the averaged weights, and the state of the pseudo-labels."""
-    counts, loss = confusion(job.ema.model, job.test_images, job.test_labels, job.ranks)
+    logits = predict(job.ema.model, job.test_images)
+    shift = job.refiner.test_shift(job.ema.model)
+    counts, loss = confusion(shifted(logits, shift), job.test_labels, job.ranks)
     test, job.confusions = scores(counts), {"test": counts}
     job.recent.append((test["bacc"], test["gm"]))
     job.best_bacc = max(job.best_bacc, test["bacc"])
     row: dict[str, Any] = {f"test/{name}": value for name, value in test.items()}
     row["test/loss"] = loss
+    if shift is not None:
+        raw, _ = confusion(logits, job.test_labels, job.ranks)
+        row |= {f"test_raw/{name}": value for name, value in scores(raw).items()}
     row["best/bacc"] = job.best_bacc
     bacc, gm = zip(*job.recent, strict=True)
     row |= {"last20/bacc": sum(bacc) / len(bacc), "last20/gm": sum(gm) / len(gm)}

@@ -40,4 +40,5 @@ def pseudo_label_loss(logits: Tensor, targets: Tensor, mask: Tensor, shift: Loss
 
 
 def shifted(logits: Tensor, shift: Tensor | None) -> Tensor:
+    """Logits [B, K] with `shift` [K] added to each row; None: as they are."""
     return logits if shift is None else logits + shift

@@ -29,6 +29,7 @@ REFINERIES: dict[str, Any] = {  # each a darp.refineries.base.Batchwise
     "pda": "darp.refineries.pda:ProgressiveAlignment",
     "flexda": "darp.refineries.flexda:FlexDA",
     "simpro": "darp.refineries.simpro:SimPro",
+    "cdmad": "darp.refineries.cdmad:CDMAD",
 }
 DATASETS: dict[str, Any] = {  # each a function of (data_dir, download) that gives a data.Dataset
     **dict.fromkeys(

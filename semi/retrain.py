@@ -31,7 +31,7 @@ from semi.checkpoint import CheckpointError
 from semi.config import USER_ERROR, ConfigError, kinds_of
 from semi.device import pick_device
 from semi.ema import Ema
-from semi.evaluate import confusion, scores
+from semi.evaluate import confusion, predict, scores
 from semi.head_config import HeadConfig
 from semi.job import about_refinement
 from semi.load_model import Trained, checkpoint_of, load_trained
@@ -171,7 +171,7 @@ def _retrain(trained: Trained, config: HeadConfig, folder: Path, tracker: Tracke
         for epoch in range(config.epochs):
             begin, lr = time.perf_counter(), training.optimizer.param_groups[0]["lr"]
             loss = train_epoch(training, config)
-            counts, test_loss = confusion(training.scored, images, labels)
+            counts, test_loss = confusion(predict(training.scored, images), labels)
             recent.append(scores(counts))
             row = _row(epoch, lr, loss, recent, test_loss)
             tracker.log(row | {"time/epoch": time.perf_counter() - begin})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -10,22 +11,39 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from semi.evaluate import confusion, scores
+from semi.evaluate import confusion, predict, scores
 from semi.load_model import Trained
+from semi.losses import shifted
 
 WHOLE_MATRIX = 20  # classes up to which the confusion matrix is shown whole
 WORST = 15  # confusions that are listed where it is not
 
 
-def score(trained: Trained) -> tuple[Tensor, dict[str, float]]:
-    """Confusion counts [K, K] (row: true class) and the scores of the averaged weights on the test set."""
+class Scores(NamedTuple):
+    """Of the averaged weights on the test set."""
+
+    counts: Tensor  # [K, K], row: true class, column: predicted
+    row: dict[str, float]
+    raw: dict[str, float] | None = (
+        None  # the same of the logits without the refinery's shift, where it has one
+    )
+
+
+def score(trained: Trained) -> Scores:
+    """As the run's own epochs were scored: with the shift of test logits that its checkpoint holds."""
     images, labels = trained.test_set()
-    counts, loss = confusion(trained.model, images, labels)
-    return counts, scores(counts) | {"loss": loss}
+    logits = predict(trained.model, images)
+    counts, loss = confusion(shifted(logits, trained.test_shift), labels)
+    row = scores(counts) | {"loss": loss}
+    if trained.test_shift is None:
+        return Scores(counts, row)
+    raw, loss = confusion(logits, labels)
+    return Scores(counts, row, scores(raw) | {"loss": loss})
 
 
-def show(console: Console, counts: Tensor, row: dict[str, float], class_names: Sequence[str]) -> None:
-    """Recall of each class beside the confusion matrix, then one line of means."""
+def show(console: Console, found: Scores, class_names: Sequence[str]) -> None:
+    """Recall of each class beside the confusion matrix, then one line of means; two where the refinery shifts."""
+    counts, row, raw = found
     console.print(
         _matrix(counts, class_names) if len(counts) <= WHOLE_MATRIX else _worst(counts, class_names)
     )
@@ -34,8 +52,16 @@ def show(console: Console, counts: Tensor, row: dict[str, float], class_names: S
             f"{name} {row.get(f'recall/{k}', float('nan')):.2f}" for k, name in enumerate(class_names)
         )
         console.print(Text(f"recall: {recalls}"))
+    if raw is None:
+        console.print(Text(_means(row)))
+        return
+    console.print(Text(f"with the refinery's shift of test logits (test):  {_means(row)}"))
+    console.print(Text(f"without it (test_raw):                            {_means(raw)}"))
+
+
+def _means(row: dict[str, float]) -> str:
     names = [name for name in ("acc", "bacc", "gm", "many", "medium", "few", "loss") if name in row]
-    console.print(Text("  ".join(f"{name} {row[name]:.4f}" for name in names)))
+    return "  ".join(f"{name} {row[name]:.4f}" for name in names)
 
 
 def _matrix(counts: Tensor, class_names: Sequence[str]) -> Table:

@@ -40,6 +40,8 @@ def snapshot(job: Job, epoch: int, so_far: EpochSoFar | None = None) -> dict[str
         "optimizer": job.optimizer.state_dict(),
         "method": job.method.state_dict(),
         "refiner": job.refiner.state_dict(),
+        # For those who score the weights and have no refinery.
+        "test_shift": job.refiner.test_shift(job.ema.model),
         "recent": [list(pair) for pair in job.recent],
         "best_bacc": job.best_bacc,
     }

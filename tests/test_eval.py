@@ -14,7 +14,7 @@ from semi.config import Config, kinds_of
 from semi.evaluate import scores
 from semi.methods import about_method
 from semi.run_folder import run_folder
-from semi.scoring import WHOLE_MATRIX, show
+from semi.scoring import WHOLE_MATRIX, Scores, show
 from tests.semi.runs import TINY, rows, train
 from tracking.report.gains import wilcoxon
 from tracking.report.runs import find_runs, group_runs
@@ -62,6 +62,21 @@ def test_a_checkpoint_scores_what_its_last_row_says(run, capsys):
         assert f"{name} {last[f'test/{name}']:.4f}" in said
     for k in range(10):
         assert f"{last[f'test/recall/{k}']:.3f}" in said
+
+
+def test_a_checkpoint_is_scored_with_the_shift_of_test_logits_of_its_run_and_without(tmp_path, capsys):
+    c = Config(**TINY | {"out": str(tmp_path), "refine": "cdmad", "imb_ratio_l": 3.0})
+    train(c)
+    assert program.main(["score", str(run_folder(c)), "--gpu", "cpu"]) == 0
+    with_shift, without = capsys.readouterr().out.splitlines()[-2:]
+    last = rows(run_folder(c))[-1]
+    assert last["test/bacc"] != last["test_raw/bacc"]
+    assert with_shift.startswith("with the refinery's shift")
+    assert without.startswith("without it")
+    for line, part in ((with_shift, "test"), (without, "test_raw")):
+        for name in ("acc", "bacc", "gm", "many", "medium", "few"):
+            assert f"  {name} {last[f'{part}/{name}']:.4f}" in line
+    assert f"loss {last['test/loss']:.4f}" in with_shift
 
 
 def test_a_run_is_scored_by_its_folder_and_by_the_originals_command(run, capsys):
@@ -112,7 +127,7 @@ def test_the_summary_of_a_retrained_head_is_the_mean_of_its_last_10_epochs(tmp_p
 
 def test_a_confusion_matrix_shows_true_classes_in_rows(capsys):
     counts = torch.tensor([[5, 2], [0, 4]])
-    show(program._console(), counts, scores(counts), ["cat", "[dog]"])
+    show(program._console(), Scores(counts, scores(counts)), ["cat", "[dog]"])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["0", "cat", "0.714", "5", "2"] in lines
     assert ["1", "[dog]", "1.000", "·", "4"] in lines
@@ -122,7 +137,7 @@ def test_many_classes_are_shown_by_their_worst_confusions(capsys):
     num_classes = WHOLE_MATRIX + 1
     counts = 10 * torch.eye(num_classes, dtype=torch.int64)
     counts[3, 7] = 9
-    show(program._console(), counts, scores(counts), [f"kind{k}" for k in range(num_classes)])
+    show(program._console(), Scores(counts, scores(counts)), [f"kind{k}" for k in range(num_classes)])
     said = capsys.readouterr().out
     assert ["kind3", "kind7", "9"] in [line.split() for line in said.splitlines()]
     assert "kind3 0.53" in said

@@ -1,8 +1,9 @@
 """What a refinery is to a training loop, and what those that work batch by batch have in common.
 
 A refinery has up to three hooks, of which each is optional: it moves the targets of the unlabeled images (`targets`),
-and it shifts the logits that the losses see (`loss_shift`). softmax(z + b) is proportional to softmax(z) exp(b), so
-rules on targets need probabilities alone.
+it shifts the logits that the losses see (`loss_shift`), and it shifts the logits of test images (`test_shift`).
+softmax(z + b) is proportional to softmax(z) exp(b), so rules on targets need probabilities alone. One that asks the
+network something beside the guesses does so in `look`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from darp.engine.table import total
 from darp.store import PseudoLabelStore
@@ -54,6 +55,7 @@ class Setting:
         epochs, steps: number of epochs, and of steps in each.
         dataset: name of the data set, for parameters that were published per data set.
         group: processes that share a batch evenly; None where there is one.
+        image_size: side of the images in pixels.
     """
 
     labeled_counts: Sequence[float]
@@ -62,6 +64,7 @@ class Setting:
     steps: int
     dataset: str = ""
     group: dist.ProcessGroup | None = None
+    image_size: int = 32
 
     def done(self, epoch: int, step: int) -> float:
         """The share of the training that is done before this step."""
@@ -72,6 +75,17 @@ class Refinery:
     """Moves nothing and shifts nothing. Every refinery is one of these that does more."""
 
     follows_epochs = False  # whether what it does depends on the share of the training that is done
+    # Why methods that learn from mixtures cannot have it, where it changes losses.
+    apart_from_mixtures: ClassVar[str] = (
+        "it changes the losses of labeled and of unlabeled images, and mix and remix learn from "
+        "mixtures of both"
+    )
+
+    def look(self, network: nn.Module) -> None:
+        """Ask the network, in training mode as its step has it, before `targets`. It is left as it was.
+
+        A step may be recorded and replayed: what is found goes in place into tensors of `state_dict`.
+        """
 
     def targets(self, index: Tensor, probs: Tensor, epoch: int, step: int) -> Tensor:
         """Targets [B, K] for the unlabeled rows `index` [B] whose guesses are `probs` [B, K]; not for the gradient."""
@@ -80,6 +94,10 @@ class Refinery:
     def loss_shift(self) -> LossShift:
         """The same object at every call."""
         return NO_SHIFT
+
+    def test_shift(self, network: nn.Module) -> Tensor | None:
+        """What is added to the logits of test images, [K]; None for nothing. The network is in evaluation mode."""
+        return None
 
     def health(self) -> dict[str, float]:
         """What happened since the last call, under keys of the row. Every process calls it; all get the same."""

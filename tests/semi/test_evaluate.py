@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from semi.evaluate import confusion, scores
+from semi.evaluate import confusion, predict, scores
 
 
 def test_a_confusion_counts_true_rows_and_predicted_columns_in_evaluation_mode():
@@ -15,12 +15,12 @@ def test_a_confusion_counts_true_rows_and_predicted_columns_in_evaluation_mode()
 
     images = torch.tensor([[3.0, 0, 0], [3, 0, 0], [0, 3, 0], [0, 0, 3]])[:, :, None, None]
     model = Fixed().train()
-    counts, loss = confusion(model, images, torch.tensor([0, 1, 1, 2]))
+    counts, loss = confusion(predict(model, images), torch.tensor([0, 1, 1, 2]))
     assert counts.tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
     right = math.log(math.exp(3) + 2) - 3
     assert loss == pytest.approx((3 * right + (right + 3)) / 4, rel=1e-5)
     assert model.training
-    confusion(model.eval(), images, torch.tensor([0, 1, 1, 2]))
+    predict(model.eval(), images)
     assert not model.training
 
 

@@ -55,22 +55,26 @@ def config(tmp_path, **changes: Any) -> Config:
     return Config(**(TINY | short | {"out": str(tmp_path), "refine": "darp", "align": True} | changes))
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
-def test_a_recorded_run_has_the_rows_of_one_that_is_not(tmp_path, monkeypatch, method, capsys):
-    """Refinements happen between the halves. Ramps, mixup's draws and ReMixMatch's running mean go on in replays."""
-    plain = train(config(tmp_path / "plain", semi_method=method))
+@pytest.mark.parametrize(
+    ("method", "refine"), [*((method, "darp") for method in sorted(METHODS)), ("fix", "cdmad")]
+)
+def test_a_recorded_run_has_the_rows_of_one_that_is_not(tmp_path, monkeypatch, method, refine, capsys):
+    """Refinements happen between the halves. Ramps, mixup's draws and ReMixMatch's running mean go on in replays, and
+    CDMAD's look at the constant image."""
+    plain = train(config(tmp_path / "plain", semi_method=method, refine=refine))
     capture = FakeCapture()
     use(monkeypatch, capture)
-    assert train(config(tmp_path / "recorded", semi_method=method)) == plain
+    assert train(config(tmp_path / "recorded", semi_method=method, refine=refine)) == plain
     assert capture.replays == 2 * (3 + 2 * 3)  # the trial, then 2 epochs of 3 steps
     assert "--graph" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method", ["fix", "remix"])
-def test_a_recorded_run_that_is_cut_within_an_epoch_goes_on_exactly(tmp_path, monkeypatch, method):
-    whole = train(config(tmp_path / "whole", semi_method=method))
+@pytest.mark.parametrize(("method", "refine"), [("fix", "darp"), ("remix", "darp"), ("fix", "cdmad")])
+def test_a_recorded_run_that_is_cut_within_an_epoch_goes_on_exactly(tmp_path, monkeypatch, method, refine):
+    own = {"semi_method": method, "refine": refine}
+    whole = train(config(tmp_path / "whole", **own))
     use(monkeypatch, FakeCapture())
-    cut = config(tmp_path / "cut", semi_method=method, resume="auto", checkpoint_every_s=0.0)
+    cut = config(tmp_path / "cut", resume="auto", checkpoint_every_s=0.0, **own)
     original = loop.train_step
 
     def stepping(job, epoch, step, watch):
@@ -89,8 +93,12 @@ def test_a_recorded_run_that_is_cut_within_an_epoch_goes_on_exactly(tmp_path, mo
     assert train(cut) == whole
 
 
-def test_recording_leaves_state_random_numbers_and_batches_as_they_were(tmp_path, monkeypatch):
-    assert recorded_in_its_second_step(monkeypatch, FakeCapture(), config(tmp_path, semi_method="remix"))
+@pytest.mark.parametrize(("method", "refine"), [("remix", "darp"), ("fix", "cdmad")])
+def test_recording_leaves_state_random_numbers_and_batches_as_they_were(
+    tmp_path, monkeypatch, method, refine
+):
+    c = config(tmp_path, semi_method=method, refine=refine)
+    assert recorded_in_its_second_step(monkeypatch, FakeCapture(), c)
 
 
 def recorded_in_its_second_step(monkeypatch, capture, config) -> bool:

@@ -87,6 +87,7 @@ def step(on: SimpleNamespace, refiner) -> torch.Tensor:
     batch = on.loader.next()
     probs = on.method.guess(on.model, batch)
     on.store.update(batch.index_u, probs)
+    refiner.look(on.model)
     targets = refiner.targets(batch.index_u, probs, epoch=3, step=1)
     progress = torch.full((), 0.5, dtype=torch.float64, device="cuda")
     losses = on.method.losses(on.model, batch, targets, progress)
@@ -152,6 +153,8 @@ def test_a_refinery_that_works_batch_by_batch_neither_reads_a_value_nor_mixes_de
     refinery.steps_done = 499  # simpro estimates in the second step
     for _ in range(2):
         assert step(on, refinery).device.type == "cuda"
+    shift = refinery.test_shift(on.model.eval())
+    assert shift is None or shift.device.type == "cuda"
 
 
 def test_a_value_that_is_read_and_devices_that_are_mixed_are_noticed(fake):

@@ -1,5 +1,6 @@
 """All refineries in the same loop: their schedules, their keys, a name of their own."""
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -7,11 +8,16 @@ import pytest
 import torch
 import yaml
 
+from darp.refineries.base import Setting
+from darp.refineries.cdmad import CDMAD
 from darp.refineries.simpro import SimPro
 from semi import loop
 from semi.cli import parse
 from semi.config import TABLE_REFINEMENTS, Config, ConfigError
-from semi.job import build_job, never_refines, other_schedule, warnings
+from semi.device import Stopwatch
+from semi.evaluate import scores
+from semi.job import build_job, describe, never_refines, other_schedule, warnings
+from semi.loop import evaluate, guess, train_step
 from semi.names import REFINERIES
 from semi.run_folder import run_folder
 from tests.semi.runs import TINY, Interrupting, Interruption, train
@@ -20,6 +26,8 @@ from tracking.row import is_known
 REFINEMENTS = [*TABLE_REFINEMENTS]
 BATCH_REFINEMENTS = [name for name, place in REFINERIES.items() if place]
 CPU = torch.device("cpu")
+RAW_KEYS = {f"test_raw/{name}" for name in ("acc", "bacc", "gm", "many", "medium", "few")}
+RAW_KEYS |= {f"test_raw/recall/{k}" for k in range(10)}
 
 
 def config(tmp_path: Path, **changes) -> Config:
@@ -91,7 +99,8 @@ def test_a_refinement_that_no_loss_uses_is_said(tmp_path):
 def test_a_refinery_that_works_batch_by_batch_begins_with_the_first_step_and_has_its_own_keys(
     tmp_path, refine
 ):
-    c = config(tmp_path, refine=refine, imb_ratio_l=3.0, warm=500, simpro_every=1, simpro_threshold=0.1)
+    own = {"simpro_every": 1, "simpro_threshold": 0.1, "cdmad_start": 0.0}
+    c = config(tmp_path, refine=refine, imb_ratio_l=3.0, warm=500, **own)
     first, *_, last = train(c)
     assert never_refines(c) == ""
     if refine == "flexda":  # it shifts the losses alone
@@ -102,6 +111,7 @@ def test_a_refinery_that_works_batch_by_batch_begins_with_the_first_step_and_has
         assert last["pseudo/refined/tv_target"] != last["pseudo/orig/tv_target"]
     assert [key for key in last if not is_known(key)] == []
     assert not any(key.startswith("darp/") for key in last)
+    assert {key for key in last if key.startswith("test_raw/")} == (RAW_KEYS if refine == "cdmad" else set())
     assert f"_{refine}_s0_" in run_folder(c).name
 
 
@@ -139,7 +149,7 @@ def test_a_refinery_that_is_cut_within_an_epoch_goes_on_exactly(tmp_path, monkey
     assert train(cut) == whole
 
 
-@pytest.mark.parametrize("refine", ["la", "debias", "flexda", "simpro"])
+@pytest.mark.parametrize("refine", ["la", "debias", "flexda", "simpro", "cdmad"])
 @pytest.mark.parametrize("method", ["mix", "remix"])
 def test_a_shift_of_logits_is_refused_where_labeled_and_unlabeled_images_are_mixed(tmp_path, method, refine):
     with pytest.raises(ConfigError, match=f"--refine {refine}: .* --semi_method {method} does not let it"):
@@ -185,9 +195,93 @@ def test_progressive_alignment_works_where_images_are_mixed(tmp_path, method):
     assert last["loss/u"] != plain["loss/u"]
 
 
-@pytest.mark.parametrize(("refine", "said"), [("pda", True), ("flexda", True), ("la", False)])
+@pytest.mark.parametrize(
+    ("refine", "said"), [("pda", True), ("flexda", True), ("cdmad", True), ("la", False)]
+)
 def test_a_refinery_that_follows_the_epochs_says_so_when_their_number_changes(tmp_path, refine, said):
     job = build_job(config(tmp_path, refine=refine, epochs=5), CPU)
     sentence = other_schedule(job, {"config": {"epochs": 3}})
     assert sentence.startswith(f"--epochs 5: --refine {refine} changes") is said
     assert other_schedule(job, {"config": {"epochs": 5}}) == ""
+
+
+@pytest.mark.parametrize("method", ["mix", "remix"])
+def test_cdmad_says_why_it_is_not_for_methods_that_sharpen_their_guesses(tmp_path, method):
+    with pytest.raises(ConfigError, match="mix and remix sharpen them before") as refused:
+        build_job(config(tmp_path, refine="cdmad", semi_method=method), CPU)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("method", ["fix", "pseudo"])
+def test_cdmad_learns_every_target_whole_however_unsure_it_is(tmp_path, method):
+    """The loss of a step, once more: -sum_k q_k log p_k over all strong views, q = norm(p(x) / p(I))."""
+    c = config(tmp_path, refine="cdmad", semi_method=method, cdmad_start=0.0, tau=1.0)
+    job = build_job(c, CPU)
+    before = copy.deepcopy(job.model).train()
+    ahead = job.loader.state_dict()
+    batch = job.loader.next()
+    job.loader.load_state_dict(ahead)
+    found = train_step(job, 0, 0, Stopwatch(CPU))
+
+    with torch.no_grad():
+        probs = before(batch.views_u[0]).softmax(dim=1)
+        answer = copy.deepcopy(before)(torch.ones(1, 3, 32, 32)).softmax(dim=1)
+        learned = batch.views_u[1:] or batch.views_u
+        logits = before(torch.cat([batch.views_x[0], *learned]))[len(batch.labels_x) :]
+    wanted = probs / answer
+    wanted = (wanted / wanted.sum(dim=1, keepdim=True)).repeat(len(learned), 1)
+    assert float(wanted.max(dim=1).values.min()) < 0.5, "some are unsure"
+    assert found.u is not None
+    assert found.u.item() == pytest.approx(
+        float(-(wanted * logits.log_softmax(dim=1)).sum(dim=1).mean()), rel=1e-5
+    )
+    row = evaluate(job)
+    assert row["pseudo/mask_rate"] == 1
+    assert describe(job)["thresholded"] is False, "a mask rate of 1 is no reason for an alert"
+
+
+@pytest.mark.parametrize("arch", ["small", "wrn28_2"])
+def test_the_constant_image_leaves_no_trace_in_the_network(tmp_path, arch):
+    """Also of 8 x 8 pixels, which the small network brings down to one."""
+    after = {}
+    for refine in ("none", "cdmad"):
+        job = build_job(config(tmp_path, refine=refine, arch=arch, batch_size=4), CPU)
+        job.model.train()
+        guess(job, job.loader.next())
+        assert job.model.training
+        after[refine] = {name: value.clone() for name, value in job.model.state_dict().items()}
+    assert any("running_var" in name for name in after["none"])
+    assert [
+        name for name, value in after["none"].items() if not torch.equal(value, after["cdmad"][name])
+    ] == []
+    made = CDMAD(job.store, Setting([1.0] * 10, [1.0] * 10, 1, 1, image_size=8))
+    made.look(job.model)
+    assert torch.isfinite(made.state["log p(I)"]).all()
+
+
+def test_test_is_with_the_shift_of_test_logits_test_raw_without_and_the_network_sees_each_image_once(
+    tmp_path,
+):
+    job = build_job(config(tmp_path, refine="cdmad", ema_decay=0.5), CPU)
+    job.model.train()
+    for step in range(8):
+        train_step(job, 0, step % 4, Stopwatch(CPU))
+    seen = []
+    handle = job.ema.model.register_forward_hook(lambda _, images, logits: seen.append((images[0], logits)))
+    row = evaluate(job)
+    handle.remove()
+    assert sum(len(images) for images, _ in seen if images[0].std() > 0) == len(job.test_images)
+
+    with torch.no_grad():
+        raw = job.ema.model(job.test_images)
+        shifted = raw - job.ema.model(torch.ones(1, 3, 32, 32))
+    for name, logits in (("test", shifted), ("test_raw", raw)):
+        counts = torch.zeros(10, 10, dtype=torch.long)
+        for true, label in zip(job.test_labels.tolist(), logits.argmax(dim=1).tolist(), strict=True):
+            counts[true, label] += 1
+        for key, value in scores(counts).items():
+            assert row[f"{name}/{key}"] == pytest.approx(value), (name, key)
+    loss = torch.nn.functional.cross_entropy(shifted, job.test_labels)
+    assert row["test/loss"] == pytest.approx(float(loss), rel=1e-5)
+    assert row["test/bacc"] != row["test_raw/bacc"]
+    assert row["best/bacc"] == row["last20/bacc"] == row["test/bacc"]

@@ -161,7 +161,7 @@ SECTIONS = (
     Section(
         "Accuracy",
         (
-            Lines("Accuracy and balanced accuracy", ("test/acc", "test/bacc")),
+            Lines("Accuracy and balanced accuracy", ("test/acc", "test/bacc", "test_raw/bacc")),
             Lines("Geometric mean of the recalls", ("test/gm", "last20/gm")),
             Lines("Recall of each class", pattern=r"test/recall/\d+"),
             Lines("Recall of many-, medium- and few-shot classes", ("test/many", "test/medium", "test/few")),

@@ -64,7 +64,12 @@ SECTIONS = (
         "seeds.",
         "groups",
     ),
-    ("accuracy", "Accuracy and recall", "Of the averaged model, on the test set.", "groups"),
+    (
+        "accuracy",
+        "Accuracy and recall",
+        "Of the averaged model, on the test set; with the shift of the test logits, where a refinery has one.",
+        "groups",
+    ),
     (
         "agreement",
         "Precision against recall of the pseudo-labels",

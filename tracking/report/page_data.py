@@ -36,6 +36,7 @@ LOGARITHMIC = "darp/residual"
 LINES = (
     "pseudo/orig/tv_true", "pseudo/refined/tv_true", "pseudo/orig/tv_target", "pseudo/refined/tv_target",
     "pseudo/orig/accuracy", "pseudo/refined/accuracy", "pseudo/mask_rate", "pseudo/coverage", "test/acc", "test/bacc",
+    "test_raw/bacc",
     "data_time", "time/epoch", "time/data", "time/step", "time/refine", "time/eval", "time/log", "time/checkpoint",
     "darp/iterations", "darp/seconds", "darp/unconverged", LOGARITHMIC,
 )  # fmt: skip
@@ -46,6 +47,7 @@ REFINED_TABLES = (
     "pseudo/refined/precision",
     "pseudo/refined/recall",
 )
+UNSHIFTED_TABLES = ("test_raw/recall",)
 CONFUSIONS = ("orig", "refined")
 MAX_MATRIX_CLASSES = 20  # up to which every run's matrix is in the page; beyond it the shown runs' alone
 CONSTANT_TABLES = ("pseudo/target", "pseudo/true")  # of the last epoch alone: they do not change
@@ -169,7 +171,9 @@ def _total(counts: object) -> int | None:
 
 
 def _refined_tables(run: Run) -> tuple[str, ...]:
-    return () if run.refine == "none" else REFINED_TABLES
+    """Those that runs with a refinement have; where it shifts test logits, also what they were without that."""
+    shifts = bool(run.rows) and "test_raw/bacc" in run.rows[-1]
+    return () if run.refine == "none" else REFINED_TABLES + (UNSHIFTED_TABLES if shifts else ())
 
 
 def _of_classes(key: str, run: Run) -> list[str]:

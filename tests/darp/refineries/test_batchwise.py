@@ -8,15 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from darp import PseudoLabelStore
 from darp.refineries.base import Batchwise, Setting
+from darp.refineries.cdmad import CDMAD
 from darp.refineries.pda import ProgressiveAlignment
 from darp.refineries.simpro import SimPro
 from semi import names
 
 BATCHWISE = {name: names.found(names.REFINERIES, name) for name, place in names.REFINERIES.items() if place}
 K, B, EPOCHS, STEPS = 4, 6, 3, 4
+SIZE, CHANNELS = 3, 2  # of the images that the network is shown, in pixels, and what it makes of them
 LABELED = [40.0, 20.0, 8.0, 4.0]
 TARGET = [120.0, 60.0, 24.0, 12.0]
 
@@ -24,12 +27,14 @@ Rows = list[list[float]]
 
 
 def setting(**changes: Any) -> Setting:
-    return dataclasses.replace(Setting(LABELED, TARGET, EPOCHS, STEPS), **changes)
+    return dataclasses.replace(Setting(LABELED, TARGET, EPOCHS, STEPS, image_size=SIZE), **changes)
 
 
-def build(name: str, where: Setting | None = None, **parameters: Any) -> Batchwise:
+def build(
+    name: str, where: Setting | None = None, dtype: torch.dtype = torch.float64, **parameters: Any
+) -> Batchwise:
     store = PseudoLabelStore(K * B, K)
-    store.orig = store.orig.double()
+    store.orig = store.orig.to(dtype)
     made: Batchwise = BATCHWISE[name](store, where or setting(), **parameters)
     return made
 
@@ -44,6 +49,28 @@ def reversed_tail(seed: int) -> torch.Tensor:
     """Guesses whose shares rise where the labeled ones fall."""
     noise = torch.randn(B, K, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return (noise + torch.tensor([0.0, 1, 2, 3])).softmax(dim=1)
+
+
+class Network(nn.Module):
+    """Padding makes a constant image differ at its rim."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, CHANNELS, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(CHANNELS)
+        self.head = nn.Linear(CHANNELS * SIZE * SIZE, K)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.norm(self.conv(images)).relu().flatten(1))
+        return logits
+
+
+def network(t: int) -> Network:
+    """In training mode, with the weights that it has in step `t`."""
+    torch.manual_seed(t)
+    made = Network().double()
+    made.head.weight.data.mul_(5)
+    return made
 
 
 TABLES = pytest.mark.parametrize("table", [collapsed, reversed_tail])
@@ -123,12 +150,45 @@ def slow_flexda(rows: Rows, t: int, kept: dict[str, Any]) -> Found:
     return rows, labeled, [math.log(p_hat[k] / q[k]) for k in range(K)]
 
 
+def slow_answer(t: int) -> list[float]:
+    """Logits of the network of step t for the image of ones, alone in its batch, in training mode."""
+    net = network(t)
+    kernel, flattened = net.conv.weight.tolist(), list[float]()
+    for channel in range(CHANNELS):
+        seen = [
+            sum(
+                kernel[channel][colour][dy + 1][dx + 1]
+                for colour in range(3)
+                for dy in (-1, 0, 1)
+                for dx in (-1, 0, 1)
+                if 0 <= y + dy < SIZE and 0 <= x + dx < SIZE
+            )
+            for y in range(SIZE)
+            for x in range(SIZE)
+        ]
+        middle = sum(seen) / len(seen)
+        spread = sum((value - middle) ** 2 for value in seen) / len(seen)
+        flattened += [max(0.0, (value - middle) / math.sqrt(spread + net.norm.eps)) for value in seen]
+    rows, bias = net.head.weight.tolist(), net.head.bias.tolist()
+    return [sum(w * f for w, f in zip(rows[k], flattened, strict=True)) + bias[k] for k in range(K)]
+
+
+def slow_cdmad(rows: Rows, t: int, kept: dict[str, Any]) -> Found:
+    """From step 3 of 12 on, a quarter of the training."""
+    answer = slow_answer(t)
+    if t < 3:
+        return rows, None, None
+    shifted = [[math.exp(math.log(row[k]) - answer[k]) for k in range(K)] for row in rows]
+    return [norm(row) for row in shifted], None, None
+
+
 RULES: dict[str, tuple[Rule, dict[str, Any]]] = {
     "la": (slow_la, {}),
     "debias": (slow_debias, {}),
     "pda": (slow_pda, {}),
     "flexda": (slow_flexda, {}),
     "simpro": (slow_simpro, {"every": 5}),
+    "cdmad": (slow_cdmad, {"start": 0.25}),
 }
 NAMES = pytest.mark.parametrize("name", sorted(RULES))
 
@@ -146,6 +206,7 @@ def test_a_refinery_does_what_its_rule_says(name, table):
     for t, (epoch, step) in enumerate(steps()):
         probs = table(t)
         index = torch.arange(B) + B * (t % K)
+        made.look(network(t))
         targets = made.targets(index, probs, epoch, step)
         expected, labeled, unlabeled = rule(probs.tolist(), t, kept)
         torch.testing.assert_close(targets, torch.tensor(expected, dtype=torch.float64), rtol=1e-10, atol=0)
@@ -167,6 +228,8 @@ def test_a_refinery_goes_on_exactly_from_its_state(name, table):
     whole, cut = build(name, **parameters), build(name, **parameters)
     index = torch.arange(B)
     for t, (epoch, step) in enumerate(steps()):
+        for refinery in (whole, cut):
+            refinery.look(network(t))
         expected = whole.targets(index, table(t), epoch, step)
         if t == 7:
             state = copy.deepcopy(cut.state_dict())
@@ -183,7 +246,8 @@ def test_a_refinery_goes_on_exactly_from_its_state(name, table):
 def test_guesses_of_which_some_are_exactly_zero_give_targets_on_the_simplex(name):
     made = build(name, **RULES[name][1])
     probs = torch.eye(K, dtype=torch.float64)[torch.zeros(B, dtype=torch.long)]
-    for epoch, step in steps():
+    for t, (epoch, step) in enumerate(steps()):
+        made.look(network(t))
         targets = made.targets(torch.arange(B), probs, epoch, step)
         torch.testing.assert_close(targets, probs)
     for shift in (made.loss_shift().labeled, made.loss_shift().unlabeled):
@@ -344,3 +408,78 @@ def test_flexda_begins_without_a_shift_of_what_matches_and_ends_near_a_flat_prio
     assert float(unlabeled.max() - unlabeled.min()) == pytest.approx(
         float(0.9 * spread)
     )  # log p_hat - 0.1 log p_hat
+
+
+def sure(bias: list[float]) -> nn.Module:
+    """A network that says `bias` of every image."""
+    head = nn.Linear(3 * SIZE * SIZE, K).double()
+    nn.init.zeros_(head.weight)
+    head.bias.data = torch.tensor(bias, dtype=torch.float64)
+    return nn.Sequential(nn.Flatten(), head)
+
+
+def test_cdmad_leaves_the_network_as_it_was_in_training_and_at_test():
+    made, net = build("cdmad"), network(0)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    assert "norm.num_batches_tracked" in before
+    made.look(net)
+    assert net.training
+    made.test_shift(net.eval())
+    assert not net.training
+    after = net.state_dict()
+    assert {name for name in before if not torch.equal(before[name], after[name])} == set()
+    assert all(weight.grad is None and weight.requires_grad for weight in net.parameters())
+
+
+def test_no_gradient_goes_through_the_answer_of_cdmad_to_the_constant_image():
+    made, net = build("cdmad", start=0.0), network(0)
+    made.look(net)
+    assert [name for name, value in made.state.items() if value.requires_grad] == []
+    shift = made.test_shift(net)
+    assert shift is not None
+    assert not shift.requires_grad
+    assert not made.targets(torch.arange(B), collapsed(0), 0, 0).requires_grad
+
+
+def test_cdmad_leaves_guesses_alone_where_the_network_has_no_bias():
+    made = build("cdmad", start=0.0)
+    made.look(sure([0.7] * K))
+    probs = collapsed(0)
+    torch.testing.assert_close(made.targets(torch.arange(B), probs, 0, 0), probs)
+
+
+@TABLES
+def test_cdmad_takes_off_guesses_and_test_logits_what_the_network_says_of_nothing(table):
+    """A bias on top of fair logits disappears from both, and so does nothing else."""
+    fair, bias = table(0), torch.tensor([3.0, 1.0, -1.0, -3.0], dtype=torch.float64)
+    biased = (fair.log() + bias).softmax(dim=1)
+    made, net = build("cdmad", start=0.0), sure(bias.tolist())
+    made.look(net)
+    torch.testing.assert_close(made.targets(torch.arange(B), biased, 0, 0), fair)
+    shift = made.test_shift(net.eval())
+    assert shift is not None
+    torch.testing.assert_close((biased.log() + shift).softmax(dim=1), fair)
+
+
+def test_cdmad_stays_finite_where_the_network_is_surer_of_nothing_than_float32_can_invert():
+    made = build("cdmad", dtype=torch.float32, start=0.0)
+    made.look(sure([200.0, 0.0, 0.0, 0.0]).float())
+    assert float(made.state["log p(I)"].exp()[1]) == 0, "the answer underflows"
+    targets = made.targets(torch.arange(B), collapsed(0).float(), 0, 0)
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(B))
+    assert float(targets[:, 0].max()) < 1e-6
+
+
+def test_only_cdmad_shifts_test_logits_and_from_the_first_epoch_on():
+    shifts = {name: build(name).test_shift(network(0).eval()) for name in RULES}
+    assert {name for name, shift in shifts.items() if shift is not None} == {"cdmad"}
+
+
+def test_cdmad_learns_all_targets_whole_and_begins_after_a_fifth_of_the_training():
+    made = build("cdmad", setting(epochs=500, steps=10))
+    assert isinstance(made, CDMAD)
+    assert (made.loss_shift().soft, made.loss_shift().threshold) == (True, 0)
+    made.look(network(0))
+    probs = collapsed(0)
+    assert torch.equal(made.targets(torch.arange(B), probs, 99, 9), probs)
+    assert not torch.allclose(made.targets(torch.arange(B), probs, 100, 0), probs)

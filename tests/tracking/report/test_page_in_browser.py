@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -391,6 +392,41 @@ def test_what_a_method_says_of_itself_is_a_line_also_below_zero(browser, tmp_pat
     ]
     line, frame = box_of(chart.locator("path.line")), box_of(chart.locator("svg"))
     assert line["y"] + line["height"] < frame["y"] + frame["height"] - 15  # above the epochs
+    found.close()
+    assert found.troubles == []
+
+
+def test_where_a_refinery_shifts_test_logits_two_charts_show_what_that_buys_and_for_which_class(
+    browser, tmp_path
+):
+    names = ["cat", "dog", "cow"]
+    write_run(tmp_path / "runs", "none", num_classes=3, class_names=names)
+    shifting: dict[str, Any] = {"refine": "cdmad", "refine_label": "CDMAD"}
+    folder = write_run(tmp_path / "runs", "cdmad", num_classes=3, class_names=names, **shifting)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        row |= {"test/bacc": 0.5, "test/recall/0": 0.5, "test/recall/1": 0.5, "test/recall/2": 0.5}
+        row |= {"test_raw/bacc": 0.4, "test_raw/recall/0": 0.75, "test_raw/recall/1": 0.45}
+        row |= {"test_raw/recall/2": 0.0}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = tmp_path / "report.html"
+    assert report.main([str(tmp_path / "runs"), "--out", str(path)]) == 0
+
+    found = Opened(browser, path)
+    charts = found.page.locator("#accuracy figure")
+    assert charts.count() == 4
+    for place in range(4):
+        charts.nth(place).scroll_into_view_if_needed()
+        charts.nth(place).locator("summary").click()
+    found.settle()
+    lines, bars = (charts.nth(place).locator("tbody tr").all_inner_texts() for place in (2, 3))
+
+    assert [line.split("\t")[0] for line in lines] == [
+        "FixMatch + CDMAD, with the shift",
+        "FixMatch + CDMAD, without it",
+    ]
+    assert [line.split()[-1] for line in lines] == ["0.500", "0.400"]
+    assert {tuple(line.split()) for line in bars} == {("cat", "-0.250"), ("dog", "0.050"), ("cow", "0.500")}
     found.close()
     assert found.troubles == []
 

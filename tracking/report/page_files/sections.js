@@ -108,6 +108,28 @@ function recallDots(groups) {
   return { names: groups[0].classes, order, series, top: 1, label: `Recall of each class on the test set at epoch ${epoch}`, caption: [make("strong", { textContent: "Recall of each class on the test set" })] };
 }
 
+/** Lines of the balanced accuracy of the groups whose refinery shifts test logits: with the shift, and dotted without. */
+function shiftLines(groups) {
+  const keys = { "with the shift": "test/bacc", "without it": "test_raw/bacc" };
+  const series = groups.filter(shiftsTest).flatMap((group) => Object.entries(keys).map(([name, key]) => ({
+    name: `${group.label}, ${name}`, colour: styleOf(group.label).colour, dash: key === "test/bacc" ? styleOf(group.label).dash : "2 3", faint: key !== "test/bacc",
+    points: meanLine(group.runs, key).points,
+  })));
+  const label = "Balanced accuracy with the shift of test logits, and without it (dotted)";
+  return { series, log: false, top: 1, pick: pickEpoch, label, caption: [make("strong", { textContent: label })] };
+}
+
+/** What the shift of test logits adds to the recall of each class. */
+function shiftBars(groups) {
+  const order = classOrder(groups[0].runs[0]), epoch = shownEpoch();
+  const series = groups.filter((group) => shiftsTest(group) && group.classes.length === order.length).map((group) => {
+    const [shifted, raw] = ["test/recall", "test_raw/recall"].map((key) => meanShares(group.runs, key, epoch)?.mean);
+    return { name: group.label, colour: styleOf(group.label).colour, form: "bar", values: order.map((_, k) => (shifted?.[k] ?? NaN) - (raw?.[k] ?? NaN)) };
+  });
+  const top = largest(series.flatMap(({ values }) => finite(values).map(Math.abs))) || 1;
+  return { names: groups[0].classes, order, series, low: -top, top, label: `What the shift of test logits adds to each class's recall at epoch ${epoch}`, caption: [make("strong", { textContent: "What the shift of test logits adds to each class's recall" })] };
+}
+
 function agreement(group) {
   const epoch = shownEpoch();
   const series = tablesOf(group).filter(([name]) => tableShown(name)).map(([name, table]) => ({
@@ -173,6 +195,7 @@ const lines = (keyOf, given) => (groups) => new Chart(LINES, () => linesOf(group
 const referenceWord = () => (PAGE.runs.some((run) => run.reference === "true") ? "truth" : "target");
 /** What methods and refineries say of themselves, one number an epoch. */
 const ownKeys = () => [...new Set(PAGE.runs.flatMap((run) => [...run.series.keys()]))].filter((key) => /^(method|refine)\/\w+$/.test(key)).sort();
+const shiftsTest = (group) => group.runs.some((run) => run.series.has("test_raw/bacc"));
 const logged = (key) => PAGE.runs.some((run) => run.series.has(key));
 
 /** The scale of the heatmaps, drawn once above them. */
@@ -210,6 +233,7 @@ const SECTIONS = {
   accuracy: { charts: (groups) => [
     lines(() => "test/acc", { label: "Test accuracy", top: 1 })(groups),
     ...(logged("test/recall") ? [new Chart(BARS, () => recallDots(groups), { moves: true })] : []),
+    ...(groups.some(shiftsTest) ? [new Chart(LINES, () => shiftLines(groups)), new Chart(BARS, () => shiftBars(groups), { moves: true })] : []),
   ] },
   agreement: { many: true, charts: (groups) => [{ box: make("div", { className: "pair" }, ...eachGroup(POINTS, agreement, { moves: true })(groups).map(({ box }) => box)) }] },
   taken: { many: true, charts: takenCharts },
