@@ -1,13 +1,22 @@
 """benchmarks/published_step.py: the published loop learns what this code learns, so their times may be compared."""
 
 import copy
+import re
 from typing import cast
 
 import pytest
 import torch
 
 from benchmarks import published_step
-from benchmarks.published_step import PublishedLoop, job_of, largest_gap, lines, milliseconds, on_host
+from benchmarks.published_step import (
+    PublishedLoop,
+    job_of,
+    largest_gap,
+    lines,
+    milliseconds,
+    on_host,
+    published_way,
+)
 from data import BatchSource
 from semi.device import NoStopwatch
 from semi.learner import Learner
@@ -78,9 +87,18 @@ def test_the_largest_gap_is_the_longest_time_in_which_nothing_ran():
     assert largest_gap([(5, 6)]) == 0
 
 
+def test_the_published_loop_has_torchs_order_of_weights_not_the_one_that_makes_ours_fast():
+    job = job_of(2000, CPU, arch="small", batch_size=8, amp="off")
+    kernels = [weight for weight in job.model.parameters() if weight.ndim == 4]
+    assert not any(weight.is_contiguous() for weight in kernels if weight.shape[1] > 1)
+    published_way(job)
+    assert all(weight.is_contiguous() for weight in kernels)
+
+
 def test_a_small_run_prints_each_way_and_keeps_nothing(capsys, monkeypatch):
     monkeypatch.setattr(published_step, "keep", lambda *_: pytest.fail("kept"))
     published_step.main(["--small", "--times", "1", "--device", "cpu"])
     printed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in printed[2:5]] == ["published", "float32", "bf16"]
+    ways = [re.split("  +", line)[0] for line in printed[2:6]]
+    assert ways == ["published", "float32, default order", "float32", "bf16"]
     assert printed[-1] == "nothing is kept of a small run"
