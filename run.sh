@@ -78,14 +78,15 @@ value_of() {
 
 # sweep NAME FILE FLAGS...: the trials without a server, then their table
 sweep() {
-    local name=$1 file=$2
+    local name=$1 file=$2 page=$1
     shift 2
+    if [ "$name" = refineries_fashion_mnist ]; then page=refineries; fi
     say -m sweeps run "$file" "$@"
     "$python" -m sweeps run "$file" "$@"
     case $name/" $* " in
     */*" --dry-run "*) ;;
-    imbalance_* | methods_*)
-        "$python" eval.py summary "result/$name" --markdown "docs/results/$name.md" --csv "docs/results/$name.csv" \
+    imbalance_* | methods_* | refineries_*)
+        "$python" eval.py summary "result/$name" --markdown "docs/results/$page.md" --csv "docs/results/$page.csv" \
             --title "$name" --note "Runs: \`./run.sh $name${*:+ $*}\`"
         ;;
     esac
