@@ -127,14 +127,14 @@ def _folders(options: argparse.Namespace, scratch: Path) -> tuple[list[str], lis
             raise ValueError(f"--watch {source}: it follows run folders alone; leave --watch out")
         if project != source and not re.fullmatch(r"[^/:\s]+/[^/:\s]+", project):
             raise ValueError(f"{source}: name it as wandb:ENTITY/PROJECT")
-        from semi.config import Config, kinds_of
+        from semi.config import kinds_of
         from tracking.online.fetch import fetch_files, fetch_project  # imports wandb
 
         into = scratch / str(number)
         if project == source:
-            problems += fetch_files(Path(source), into, kinds_of(Config))
+            problems += fetch_files(Path(source), into, kinds_of)
         else:
-            problems += fetch_project(project, into, kinds_of(Config))
+            problems += fetch_project(project, into, kinds_of)
         folders.append(str(into))
     return folders, problems
 

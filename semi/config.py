@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -104,9 +104,17 @@ def fields_of_kind(options: Any, kind: Kind) -> frozenset[str]:
     return frozenset(spec.name for spec in dataclasses.fields(options) if spec.metadata["kind"] == kind)
 
 
-def kinds_of(options: Any) -> dict[str, list[str]]:
-    """Kind -> names of the fields that make up a run; what a run folder keeps for those who compare runs."""
-    return {kind: sorted(fields_of_kind(options, kind)) for kind in ("shaping", "refinement", "length")}
+def kinds_of(values: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Kind -> names of the fields that make the run with these values another than a run by default.
+
+    A run folder keeps it for those who compare runs. A field at its default is left out, as in a run's name: a new
+    field parts no run of today from those of before it.
+    """
+    kinds: dict[str, list[str]] = {"shaping": [], "refinement": [], "length": []}
+    for spec in sorted(dataclasses.fields(Config), key=lambda spec: spec.name):
+        if spec.metadata["kind"] in kinds and values.get(spec.name, spec.default) != spec.default:
+            kinds[spec.metadata["kind"]].append(spec.name)
+    return kinds
 
 
 data_flag = partial(flag, group="data")

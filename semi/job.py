@@ -344,7 +344,7 @@ def describe(job: Job) -> dict[str, Any]:
     split = job.split
     return {
         **asdict(job.config),
-        "field_kinds": kinds_of(job.config),
+        "field_kinds": kinds_of(asdict(job.config)),
         **({"estimate": estimate_source(job.config)} if job.config.est else {}),
         **about_method(job.config.semi_method),
         **({} if job.method.shift.threshold != 0 else {"thresholded": False}),  # then every row counts

@@ -205,7 +205,7 @@ def describe(trained: Trained, config: HeadConfig) -> dict[str, Any]:
     run = trained.config
     return {
         **dataclasses.asdict(run),
-        "field_kinds": kinds_of(run)
+        "field_kinds": kinds_of(dataclasses.asdict(run))
         | {"head": ["head", "head_recipe", "head_val_iteration", "head_batch_size", "head_lr"]},
         **about_method(run.semi_method),
         **about_refinement(run.refine),

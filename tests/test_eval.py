@@ -19,8 +19,6 @@ from tests.semi.runs import TINY, rows, train
 from tracking.report.gains import wilcoxon
 from tracking.report.runs import find_runs, group_runs
 
-KINDS = kinds_of(Config) | {"head": ["head"]}
-
 
 def write_run(folder: Path, seed: int, bacc, **config) -> None:
     """A run folder whose test/bacc and test/gm over the epochs are `bacc` and half of it."""
@@ -40,8 +38,9 @@ def write_run(folder: Path, seed: int, bacc, **config) -> None:
         "imb_ratio_u_reversed": False,
     }
     base |= about_method(config.get("semi_method", "fix"))
+    kinds = kinds_of(base | config) | {"head": ["head"]}
     (folder / "config.yaml").write_text(
-        yaml.safe_dump(base | {"run_name": folder.name, "field_kinds": KINDS} | config)
+        yaml.safe_dump(base | {"run_name": folder.name, "field_kinds": kinds} | config)
     )
     lines = [{"epoch": e, "test/bacc": b, "test/gm": b / 2} for e, b in enumerate(bacc)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

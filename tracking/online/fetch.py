@@ -10,7 +10,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,14 @@ from tracking.row import is_known
 ANSWER_S = 30  # how long one question to the server may take
 READ_S = 120  # how long one file may take to be read
 HISTOGRAM = "pseudo_"
+Kinds = Callable[[Mapping[str, Any]], Mapping[str, list[str]]]
 
 
-def fetch_files(folder: Path, into: Path, kinds: Mapping[str, Any]) -> list[str]:
+def fetch_files(folder: Path, into: Path, kinds: Kinds) -> list[str]:
     """Write a run folder below `into` for each run whose `.wandb` files are in `folder` or in its subfolders.
 
     Args:
-        kinds: the configuration's `field_kinds`, which W&B is not told.
+        kinds: what makes a configuration's `field_kinds`, which W&B is not told.
 
     Returns:
         One line for each file that cannot be read.
@@ -38,7 +39,7 @@ def fetch_files(folder: Path, into: Path, kinds: Mapping[str, Any]) -> list[str]
     return [line for path in paths if (line := _fetch_file(path, into, kinds))]
 
 
-def fetch_project(name: str, into: Path, kinds: Mapping[str, Any]) -> list[str]:
+def fetch_project(name: str, into: Path, kinds: Kinds) -> list[str]:
     """Write a run folder below `into` for each run of the project `ENTITY/PROJECT`, asked by W&B's public API.
 
     Returns:
@@ -77,7 +78,7 @@ def row_of(item: Mapping[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _fetch_file(path: Path, into: Path, kinds: Mapping[str, Any]) -> str:
+def _fetch_file(path: Path, into: Path, kinds: Kinds) -> str:
     """Empty, or why the file cannot be read."""
     try:
         _write_records(_records(path), into, kinds)
@@ -94,7 +95,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
     return (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
 
 
-def _write_records(records: Iterable[dict[str, Any]], into: Path, kinds: Mapping[str, Any]) -> None:
+def _write_records(records: Iterable[dict[str, Any]], into: Path, kinds: Kinds) -> None:
     run_id, config, rows = "", dict[str, Any](), []
     for record in records:
         if record["type"] == "run":
@@ -111,12 +112,12 @@ def _write(
     config: Mapping[str, Any],
     rows: Iterable[Mapping[str, Any]],
     into: Path,
-    kinds: Mapping[str, Any],
+    kinds: Kinds,
 ) -> None:
     """Several files of one run, as a resumed one has, add up: the last row of an epoch counts."""
     if "dataset" not in config or not re.fullmatch(r"\w[\w.-]{0,127}", run_id):  # the id names a folder
         raise ValueError("no run of this project's (its configuration has no `dataset`)")
     folder = into / run_id
     folder.mkdir(parents=True, exist_ok=True)
-    plain = json.loads(json.dumps(dict(config), default=str)) | {"field_kinds": dict(kinds)}
+    plain = json.loads(json.dumps(dict(config), default=str)) | {"field_kinds": kinds(config)}
     write_run(folder, plain, (row for row in rows if "epoch" in row))

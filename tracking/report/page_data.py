@@ -103,12 +103,12 @@ def kept_rows(run: Run, stride: int) -> list[int]:
 def differences(groups: Groups) -> dict[str, list[Any]]:
     """Fields that are not the same in all groups: name to one text a group, in the order of the groups."""
     members = [group for regime in groups for group in pair_first(groups[regime])]
-    fields = [group.runs[0].fields() for group in members]
-    names = sorted({name for given in fields for name in given})
+    names = sorted({name for group in members for name in group.runs[0].fields()})
+    configs = [group.runs[0].config for group in members]
     return {
-        printable(name): [printable(given.get(name, "-")) for given in fields]
+        printable(name): [printable(config.get(name, "-")) for config in configs]
         for name in names
-        if len({repr(given.get(name)) for given in fields}) > 1
+        if len({repr(config.get(name)) for config in configs}) > 1
     }
 
 

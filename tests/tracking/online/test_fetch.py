@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 
 import report
-from semi.config import Config, kinds_of
+from semi.config import kinds_of
 from tests.tracking.online.tracker_driver import drive
 from tests.wandb_server import WandbServer
 from tracking.local import read_config, read_rows
 from tracking.online.fetch import fetch_files, fetch_project, row_of
 
 OFFLINE, ONLINE = {"tracker": {"mode": "offline"}}, {"tracker": {"mode": "online"}}
-KINDS = kinds_of(Config)
 
 
 def test_histograms_give_the_shares_of_classes_where_there_are_no_others():
@@ -36,7 +35,7 @@ def test_the_files_of_a_resumed_offline_run_make_one_whole_run(folder: Path, tmp
     (folder / "wandb" / "offline-run-broken").mkdir()
     (folder / "wandb" / "offline-run-broken" / "run-x.wandb").write_bytes(b"no log")
 
-    problems = fetch_files(folder / "wandb", tmp_path / "fetched", KINDS)
+    problems = fetch_files(folder / "wandb", tmp_path / "fetched", kinds_of)
 
     assert len(problems) == 1
     assert "offline-run-broken" in problems[0]
@@ -49,7 +48,7 @@ def test_the_runs_of_a_project_come_from_the_server(server: WandbServer, folder:
     drive(folder, **ONLINE)
     entity = server.runs["r1"].entity
 
-    assert fetch_project(f"{entity}/darp", tmp_path / "fetched", KINDS) == []
+    assert fetch_project(f"{entity}/darp", tmp_path / "fetched", kinds_of) == []
 
     assert_same(folder, tmp_path / "fetched" / "r1")
 
@@ -87,5 +86,5 @@ def assert_same(folder: Path, fetched: Path) -> None:
     assert [row["epoch"] for row in read_rows(fetched)] == [row["epoch"] for row in read_rows(folder)]
     for kept, sent in zip(read_rows(folder), read_rows(fetched), strict=True):
         assert {key: sent[key] for key in kept} == kept
-    assert read_config(fetched)["field_kinds"] == KINDS
+    assert read_config(fetched)["field_kinds"] == kinds_of(read_config(folder))
     assert read_config(fetched)["dataset"] == "digits"

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from semi.config import Config, kinds_of
+from semi.config import kinds_of
 from semi.methods import about_method
 from semi.names import METHODS
 
@@ -43,10 +43,11 @@ def write_run(
         "class_names": class_names or [str(k) for k in range(num_classes)], "device": "cpu",
         "labeled_counts_asked": [num_max] * num_classes, "labeled_counts": [num_max] * num_classes,
         "unlabeled_counts_asked": [120] * num_classes, "unlabeled_counts": [120] * num_classes,
-        "versions": {"torch": "2.6"}, "est": False, "out": str(parent), "field_kinds": kinds_of(Config), **config,
+        "versions": {"torch": "2.6"}, "est": False, "out": str(parent), **config,
     }  # fmt: skip
     if fields["semi_method"] in METHODS:
         fields = about_method(fields["semi_method"]) | fields
+    fields = {"field_kinds": kinds_of(fields)} | fields
     (folder / "config.yaml").write_text(yaml.safe_dump(fields), encoding="utf-8")
     noise = random.Random(f"{seed} {num_max}")
     pull = [collapse * noise.gauss(0, 1) for _ in range(num_classes)]

@@ -124,13 +124,28 @@ def test_a_run_and_its_refined_counterpart_may_differ_in_every_field_of_the_refi
     "name", sorted(fields_of_kind(Config, "shaping") - {"seed"} | fields_of_kind(Config, "length"))
 )
 def test_runs_that_differ_in_a_field_that_shapes_them_are_two_configurations(tmp_path, name):
-    given: dict[str, Any] = {name: (read_run(write_run(tmp_path, "one")).config.get(name) or 0)}
-    given[name] = "another" if isinstance(given[name], str) else given[name] + 1
-    write_run(tmp_path, "other", **given)
+    now = read_run(write_run(tmp_path, "one")).config.get(name, getattr(Config, name))
+    another: Any = "another" if isinstance(now, str) else not now if isinstance(now, bool) else (now or 0) + 1
+    write_run(tmp_path, "other", **{name: another})
 
     groups = [group for members in group_runs(find_runs([tmp_path])[0]).values() for group in members]
 
     assert [len(group.runs) for group in groups] == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["cdmad_start", "amp"])
+def test_runs_of_before_a_field_are_one_configuration_with_those_that_have_it_at_its_default(tmp_path, name):
+    default: Any = getattr(Config, name)
+    since: dict[str, Any] = {name: default}
+    other: dict[str, Any] = {name: "bf16" if name == "amp" else default / 2}
+    write_run(tmp_path, "before", seed=0)
+    write_run(tmp_path, "since", seed=1, **since)
+    write_run(tmp_path, "other", seed=2, **other)
+
+    (members,) = group_runs(find_runs([tmp_path])[0]).values()
+
+    assert name not in read_run(tmp_path / "before").config
+    assert sorted(len(group.runs) for group in members) == [1, 2]
 
 
 @pytest.mark.parametrize("name", sorted(fields_of_kind(Config, "incidental") - {"run_name"}))
