@@ -25,7 +25,7 @@ def test_notebooks_are_kept_without_outputs_and_begin_with_one_installation():
 
 
 def printed(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run a notebook with `folder` as its working directory; what all of its cells printed."""
+    """Run a notebook with `folder` as its working directory; what all of its cells printed, a picture as its type."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -39,8 +39,8 @@ def printed(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     assert client.km.kernel_spec is not None
     client.km.kernel_spec.argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     client.execute()
-    texts = [out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", [])]
-    return "".join(texts)
+    outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
+    return "".join(out.get("text", "") + " ".join(out.get("data", {})) for out in outputs)
 
 
 @pytest.mark.slow
@@ -74,3 +74,20 @@ def test_a_loop_of_ones_own_is_in_wandb_offline(tmp_path, monkeypatch):
     raw, darp = (float(found) for found in re.findall(r"([\d.]+) from the true class shares", text))
     assert darp < raw
     assert len(list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))) == 2
+
+
+@pytest.mark.slow
+def test_six_refineries_are_compared_in_a_table_and_a_picture(monkeypatch, capfd):
+    text = printed("compare_refineries", ROOT / "examples", monkeypatch)
+    table = {
+        name: list(map(float, line.split())) for name, line in re.findall(r"^(\w+) ([ \d.]+)$", text, re.M)
+    }
+    assert list(table) == ["none", "darp", "align", "la", "debias", "simpro"]
+    refined = {name: row[1] for name, row in table.items()}
+    assert table["none"][0] == refined["none"]  # nothing refines them
+    assert refined["darp"] < 0.015 < refined["none"]  # a long tail in whole images is not quite its target
+    assert refined["darp"] < refined["align"] < table["align"][0]
+    assert min(row[4] for row in table.values()) > 0.3
+    assert len({tuple(row) for row in table.values()}) == 6
+    assert "image/png" in text
+    assert "Compared 6 runs" in capfd.readouterr().out
