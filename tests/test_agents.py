@@ -14,6 +14,7 @@ import yaml
 
 from tests.semi.runs import TINY, rows
 from tests.wandb_server import Sweep, WandbServer
+from tests.wandb_server.quick import AGENT
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -113,7 +114,7 @@ def test_two_agents_share_a_sweep_with_booleans_in_both_spellings_and_none(
     path, sweep = make_sweep(
         server, tmp_path, "${args}", epochs=2, darp=[True, False], wandb_artifacts="False", lambda_u=None
     )
-    agents = [start("wandb", "agent", path, CUDA_VISIBLE_DEVICES=str(k)) for k in range(2)]
+    agents = [start(*AGENT, path, CUDA_VISIBLE_DEVICES=str(k)) for k in range(2)]
     # an agent a GPU: its trainings see that one alone
     assert server.wait_until(lambda: devices_of_trainings(agents[0]) == {"0"}, 120)
     assert server.wait_until(lambda: devices_of_trainings(agents[1]) == {"1"}, 120)
@@ -132,7 +133,7 @@ def test_a_preempted_trial_is_requeued_and_goes_on_in_its_own_run(
     server: WandbServer, tmp_path: Path, start
 ) -> None:
     path, sweep = make_sweep(server, tmp_path, "${args_no_boolean_flags}", epochs=60, darp=True)
-    agent = start("wandb", "agent", "--forward-signals", path)
+    agent = start(*AGENT, "--forward-signals", path)
     assert server.wait_until(lambda: any(len(run.history) >= 2 for run in server.runs.values()), 120)
     (trial,) = sweep.trials.values()
     agent.send_signal(signal.SIGTERM)
@@ -144,7 +145,7 @@ def test_a_preempted_trial_is_requeued_and_goes_on_in_its_own_run(
     assert (folder / "checkpoint.pt").exists()
     before = (folder / "metrics.jsonl").read_text()
     assert len(before.splitlines()) < 60, "it was stopped on its way"
-    assert start("wandb", "agent", path).wait(180) == 0
+    assert start(*AGENT, path).wait(180) == 0
     assert (trial.state, trial.attempts) == ("finished", 2)
     assert [command["type"] for command in sweep.commands] == ["run", "resume", "exit"]
     assert "_wandb" in sweep.commands[1]["args"]
@@ -159,8 +160,8 @@ def test_a_preempted_trial_is_requeued_and_goes_on_in_its_own_run(
 def test_a_dead_agent_is_replaced_and_its_trial_can_be_finished_by_hand(
     server: WandbServer, tmp_path: Path, start
 ) -> None:
-    path, sweep = make_sweep(server, tmp_path, "${args_no_boolean_flags}", epochs=80, seed=[0, 1])
-    agent = start("wandb", "agent", path)
+    path, sweep = make_sweep(server, tmp_path, "${args_no_boolean_flags}", epochs=30, seed=[0, 1])
+    agent = start(*AGENT, path)
     assert server.wait_until(
         lambda: any(len(rows(f.parent)) >= 2 for f in (tmp_path / "out").glob("*/metrics.jsonl")), 120
     )
@@ -169,22 +170,22 @@ def test_a_dead_agent_is_replaced_and_its_trial_can_be_finished_by_hand(
     (lost,) = sweep.trials
     (folder,) = (tmp_path / "out").glob(f"*_{lost}")
     before = len(rows(folder))
-    assert before < 80, "it died on its way"
+    assert before < 30, "it died on its way"
     server.lose_agents(sweep.name)
-    assert start("wandb", "agent", path).wait(180) == 0
+    assert start(*AGENT, path).wait(180) == 0
     (other,) = set(sweep.trials) - {lost}
     assert sweep.trials[other].state == "finished"
-    assert epochs_of(server, other) == list(range(80))
+    assert epochs_of(server, other) == list(range(30))
     assert len(rows(folder)) == before
-    flags = TINY | {"epochs": 80, "seed": sweep.trials[lost].args["seed"]}
+    flags = TINY | {"epochs": 30, "seed": sweep.trials[lost].args["seed"]}
     program = [sys.executable, str(ROOT / "train_with_wandb.py"), *(f"--{k}={v}" for k, v in flags.items())]
     assert (
         start(*program, f"--resume={folder}/checkpoint.pt", WANDB_PROJECT="p", WANDB_ENTITY="lab").wait(120)
         == 0
     )
     assert set(server.runs) == {lost, other}
-    assert [row["epoch"] for row in rows(folder)] == list(range(80))
-    assert epochs_of(server, lost) == list(range(80))
+    assert [row["epoch"] for row in rows(folder)] == list(range(30))
+    assert epochs_of(server, lost) == list(range(30))
     assert server.runs[lost].state == "finished"
 
 
@@ -196,7 +197,7 @@ def test_a_trial_that_hyperband_ends_keeps_its_rows_and_the_agent_goes_on(
     path, sweep = make_sweep(
         server, tmp_path, "${args_no_boolean_flags}", hyperband, epochs=[60, 61], darp=True
     )
-    agent = start("wandb", "agent", path)
+    agent = start(*AGENT, path)
     assert server.wait_until(lambda: any(len(run.history) >= 2 for run in server.runs.values()), 120)
     (behind,) = sweep.trials
     sweep.stop(behind)
@@ -221,7 +222,7 @@ def test_a_trial_of_two_processes_is_one_run_of_its_sweep(
     server: WandbServer, start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
     path, sweep = make_sweep(server, tmp_path, "${args}", nproc=2, seed=[0], epochs=2)
-    assert start("wandb", "agent", "--count=1", path).wait(timeout=240) == 0
+    assert start(*AGENT, "--count=1", path).wait(timeout=240) == 0
     (trial,) = sweep.trials
     assert list(server.runs) == [trial]
     assert epochs_of(server, trial) == [0, 1]

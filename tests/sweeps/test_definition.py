@@ -19,6 +19,7 @@ from sweeps.check import check
 from sweeps.command import as_flags, command_of
 from sweeps.definition import SweepError, read_sweep, size, trial_id, trials
 from tests.wandb_server import WandbServer
+from tests.wandb_server.quick import AGENT
 from tests.wandb_server.trials import draws
 from tracking.row import FEW_CLASSES, is_among_few
 
@@ -282,7 +283,7 @@ def test_the_trials_of_a_grid_and_their_words_are_those_that_the_real_agent_pass
         found = re.search(r"wandb agent (\S+)", say)
         assert found
         subprocess.run(
-            ["wandb", "agent", found.group(1)],
+            [*AGENT, found.group(1)],
             cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=120,
         )  # fmt: skip
     passed = [json.loads(line) for line in (tmp_path / "words").read_text().splitlines()]

@@ -13,14 +13,8 @@ import pytest
 
 from tests.wandb_server import Sweep, WandbServer, graphql
 from tests.wandb_server.faults import Faults
+from tests.wandb_server.quick import AGENT, QUICK_RETRIES
 from tests.wandb_server.trials import draws
-
-# The SDK takes whole seconds only: a fraction counts as unset, which means 2 s and more.
-QUICK_RETRIES = {
-    f"WANDB_X_{what}_RETRY_WAIT_{bound}_SECONDS": "1"
-    for what in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
-    for bound in ("MIN", "MAX")
-}
 
 
 def call(server: WandbServer, folder: Path, *command: str, **extra: str) -> subprocess.CompletedProcess[str]:
@@ -228,7 +222,7 @@ def test_two_agents_share_a_grid_sweep(server: WandbServer, tmp_path: Path) -> N
     sweep_path = make_sweep(server, tmp_path, grid)
     agents = [
         subprocess.Popen(
-            ["wandb", "agent", sweep_path],
+            [*AGENT, sweep_path],
             cwd=tmp_path,
             env=server.env(tmp_path),
             stdout=subprocess.DEVNULL,
@@ -259,7 +253,7 @@ def test_two_agents_share_a_grid_sweep(server: WandbServer, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_a_preempted_trial_is_put_back_and_continues_its_run(server: WandbServer, tmp_path: Path) -> None:
     capped = "method: random\nrun_cap: 1\nparameters: {ratio: {values: [7]}, darp: {value: false}}\n"
-    call(server, tmp_path, "wandb", "agent", make_sweep(server, tmp_path, capped))
+    call(server, tmp_path, *AGENT, make_sweep(server, tmp_path, capped))
     (sweep,) = server.sweeps.values()
     (trial,) = sweep.trials.values()
     assert (trial.state, trial.attempts) == ("finished", 2)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import wandb
 
-from tests.tracking.online.tracker_driver import QUICK
 from tests.wandb_server import WandbServer
+from tests.wandb_server.quick import QUICK_RETRIES
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def folder(server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """A run's folder to be; the SDK of this process talks to the server."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
-    for name, value in (server.env(tmp_path, silent=True) | QUICK).items():
+    for name, value in (server.env(tmp_path, silent=True) | QUICK_RETRIES).items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("WANDB_DIR")
     monkeypatch.chdir(tmp_path)

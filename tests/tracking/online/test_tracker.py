@@ -13,8 +13,9 @@ import pytest
 from wandb.sdk.lib.run_stopping import RunStopChecker
 
 from semi.names import REFINERIES
-from tests.tracking.online.tracker_driver import QUICK, ROOT, config, end, epochs, row, start
+from tests.tracking.online.tracker_driver import ROOT, config, end, epochs, row, start
 from tests.wandb_server import Sweep, WandbServer
+from tests.wandb_server.quick import QUICK_RETRIES
 from tests.wandb_server.records import USER
 from tracking.base import Fanout
 from tracking.local import LocalTracker
@@ -35,7 +36,7 @@ FAULTS: dict[str, Callable[[WandbServer], None]] = {
 def sync(server: WandbServer, folder: Path, said: str) -> None:
     """Type the command that the message names, as a user would."""
     words = shlex.split(re.findall(r"python -m tracking.sync [^`\n]+", said)[-1])
-    environment = server.env(folder) | QUICK
+    environment = server.env(folder) | QUICK_RETRIES
     done = subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "complete: 6 epochs, exit code 0" in done.stdout

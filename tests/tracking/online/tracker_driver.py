@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from tests.wandb_server import WandbServer
+from tests.wandb_server.quick import QUICK_RETRIES
 from tracking.base import Fanout
 from tracking.local import LocalTracker
 from tracking.lock import locked_if_free, run_lock
@@ -19,18 +20,13 @@ from tracking.online.tracker import WandbTracker
 
 ROOT = Path(__file__).parents[3]
 CLASSES = 3
-QUICK = {
-    f"WANDB_X_{what}_RETRY_WAIT_{bound}_SECONDS": "1"
-    for what in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
-    for bound in ("MIN", "MAX")
-}
 
 
 def start(
     server: WandbServer, folder: Path, extra: dict[str, str] | None = None, **options
 ) -> subprocess.Popen[str]:
     folder.mkdir(exist_ok=True)
-    environment = server.env(folder.parent) | QUICK | {"PYTHONPATH": str(ROOT)} | (extra or {})
+    environment = server.env(folder.parent) | QUICK_RETRIES | {"PYTHONPATH": str(ROOT)} | (extra or {})
     del environment["WANDB_DIR"]
     return subprocess.Popen(
         [sys.executable, "-m", "tests.tracking.online.tracker_driver", str(folder), json.dumps(options)],
