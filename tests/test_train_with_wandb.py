@@ -1,7 +1,6 @@
 """train_with_wandb.py as a user starts it, against a stand-in backend that the real SDK talks to."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -16,31 +15,35 @@ import yaml
 
 from semi.commands import train as entry
 from semi.config import WandbOptions
+from tests.commands import run_here, without_wandb
 from tests.semi.runs import TINY, rows
 from tests.wandb_server import API_KEY, WandbServer
+from tests.wandb_server.quick import QUICK_RETRIES
 from tracking.online.run_writer import encode
 
 ROOT = Path(__file__).parents[1]
 BOUND_S = 3
-QUICK_RETRIES = {
-    f"WANDB_X_{what}_RETRY_WAIT_{bound}_SECONDS": "1"
-    for what in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
-    for bound in ("MIN", "MAX")
-}
 pytestmark = pytest.mark.slow
 
 
-def command(out: Path, *flags: str) -> list[str]:
+def words(out: Path, *flags: str) -> list[str]:
     given = TINY | {"out": out, "darp": True, "run_name": "r", "epochs": 2}
-    return [
-        sys.executable,
-        str(ROOT / "train_with_wandb.py"),
-        *(f"--{k}={v}" for k, v in given.items()),
-        *flags,
-    ]
+    return [*(f"--{k}={v}" for k, v in given.items()), *flags]
+
+
+def command(out: Path, *flags: str) -> list[str]:
+    return [sys.executable, str(ROOT / "train_with_wandb.py"), *words(out, *flags)]
 
 
 def train(environment: dict[str, str], out: Path, *flags: str, code: int = 0) -> str:
+    """What a training in this process says."""
+    done = run_here("train_with_wandb.py", *words(out, *flags), folder=out.parent, environment=environment)
+    assert done.returncode == code, done.stderr
+    return done.stderr
+
+
+def train_alone(environment: dict[str, str], out: Path, *flags: str) -> str:
+    """What a training says that a process of its own does, as a user starts it."""
     done = subprocess.run(
         command(out, *flags),
         env=environment,
@@ -50,23 +53,40 @@ def train(environment: dict[str, str], out: Path, *flags: str, code: int = 0) ->
         timeout=240,
         cwd=out.parent,
     )
-    assert done.returncode == code, done.stderr
+    assert done.returncode == 0, done.stderr
     return done.stderr
 
 
 def without_account(home: Path) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-    return kept | {"HOME": str(home), "NETRC": str(home / "none"), "WANDB_ERROR_REPORTING": "false"}
+    alone = {"HOME": str(home), "NETRC": str(home / "none"), "WANDB_ERROR_REPORTING": "false"}
+    return without_wandb() | alone
+
+
+@pytest.fixture(scope="module")
+def online(tmp_path_factory: pytest.TempPathFactory) -> tuple[WandbServer, Path]:
+    """What a server has of a run, and the folder that the run wrote to."""
+    folder = tmp_path_factory.mktemp("online")
+    with WandbServer() as server:
+        train_alone(server.env(folder), folder / "out", "--wandb_per_class=all")
+    assert (server.errors, server.unanswered) == ([], set())
+    return server, folder
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """`--out` of a run without an account, and what it said."""
+    folder = tmp_path_factory.mktemp("offline")
+    return folder / "out", train_alone(without_account(folder), folder / "out")
 
 
 def everything_below(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
 
 
-def test_every_row_arrives_whole_with_the_epoch_as_its_step(server: WandbServer, tmp_path: Path) -> None:
-    train(server.env(tmp_path), tmp_path / "out", "--wandb_per_class=all")
+def test_every_row_arrives_whole_with_the_epoch_as_its_step(online: tuple[WandbServer, Path]) -> None:
+    server, folder = online
     (run,) = server.runs.values()
-    local = rows(tmp_path / "out" / "r")
+    local = rows(folder / "out" / "r")
     assert [row["epoch"] for row in run.history] == [0, 1]
     for sent, kept in zip(run.history, local, strict=True):
         for key, value in kept.items():
@@ -80,7 +100,7 @@ def test_every_row_arrives_whole_with_the_epoch_as_its_step(server: WandbServer,
     assert (run.state, run.exit_code, run.display_name) == ("finished", 0, "r")
     assert (run.job_type, run.group) == ("train", "digits_r10_n3_il1_iu1")
     assert set(run.tags) == {"digits", "fix", "darp"}
-    saved = yaml.safe_load((tmp_path / "out" / "r" / "config.yaml").read_text())
+    saved = yaml.safe_load((folder / "out" / "r" / "config.yaml").read_text())
     kinds, _ = saved.pop("field_kinds"), saved.pop("starts")
     assert run.config == {key: value for key, value in saved.items() if value is not None}
     assert set(kinds["shaping"]) <= set(saved)
@@ -117,29 +137,27 @@ def test_a_refinement_has_one_spelling_from_the_flag_to_the_table(
     assert lines[last + 1].startswith("epoch 0/1"), "the sentence is the last one before training"
 
 
-def test_the_tracker_changes_nothing_of_the_training(tmp_path: Path) -> None:
-    train(without_account(tmp_path), tmp_path / "out", "--run_name=with")
-    plain = command(tmp_path / "out", "--run_name=without")
-    plain[1] = str(ROOT / "train.py")
-    subprocess.run(plain, check=True, capture_output=True, env=without_account(tmp_path))
-    assert rows(tmp_path / "out" / "with") == rows(tmp_path / "out" / "without")
+def test_the_tracker_changes_nothing_of_the_training(offline: tuple[Path, str], tmp_path: Path) -> None:
+    out, _ = offline
+    assert run_here("train.py", *words(tmp_path)).returncode == 0
+    assert rows(out / "r") == rows(tmp_path / "r")
 
 
-def test_without_an_account_it_logs_offline_says_so_and_never_asks(tmp_path: Path) -> None:
-    said = train(without_account(tmp_path), tmp_path / "out")
+def test_without_an_account_it_logs_offline_says_so_and_never_asks(offline: tuple[Path, str]) -> None:
+    out, said = offline
     assert "W&B: offline (no account needed)" in said
-    (folder,) = (tmp_path / "out" / "r" / "wandb").glob("offline-run-*")
+    (folder,) = (out / "r" / "wandb").glob("offline-run-*")
     assert f"`wandb leet {folder}`" in said
-    assert f"`python -m tracking.sync {tmp_path / 'out' / 'r'}`" in said
+    assert f"`python -m tracking.sync {out / 'r'}`" in said
 
 
-def test_no_secret_is_written(server: WandbServer, tmp_path: Path) -> None:
-    train(server.env(tmp_path), tmp_path / "out")
-    assert API_KEY.encode() not in everything_below(tmp_path)
+def test_no_secret_is_written(online: tuple[WandbServer, Path]) -> None:
+    _, folder = online
+    assert API_KEY.encode() not in everything_below(folder)
 
 
 def test_machine_information_stays_here_when_told(server: WandbServer, tmp_path: Path) -> None:
-    train(server.env(tmp_path), tmp_path / "out", "--wandb_machine_info=false")
+    train_alone(server.env(tmp_path), tmp_path / "out", "--wandb_machine_info=false")
     (run,) = server.runs.values()
     assert "host" not in run.facts
     assert str(ROOT) not in str(run.facts) + str(run.raw_config) + str(run.files)

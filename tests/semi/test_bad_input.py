@@ -2,9 +2,6 @@
 
 import dataclasses
 import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,10 +16,9 @@ from semi.config import Config, ConfigError, EstimateConfig, WandbOptions
 from semi.head_config import HeadConfig
 from sweeps.definition import SweepError, read_sweep, trials
 from sweeps.parameters import KINDS
+from tests.commands import run_here
 from tests.semi.runs import TINY
-from tests.semi.test_loop import environment
 
-ROOT = Path(__file__).parents[2]
 CLASSES: tuple[type, ...] = (Config, EstimateConfig, HeadConfig, WandbOptions)
 NO_NUMBERS = (
     "nan",
@@ -238,13 +234,6 @@ def test_no_sweep_file_ends_in_another_error(tmp_path, changes, parameters, meth
         pass
 
 
-def run(script: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / script), *words],
-        capture_output=True, text=True, env=environment() | {"WANDB_MODE": "disabled"}, cwd=folder, timeout=120,
-    )  # fmt: skip
-
-
 TINY_WORDS = [f"--{name}={value}" for name, value in TINY.items()]
 
 
@@ -280,7 +269,7 @@ def test_a_command_that_cannot_work_ends_in_one_line_with_exit_code_2_and_writes
     (tmp_path / "folder" / "metrics.jsonl").mkdir(parents=True)
     torch.save({"format": checkpoint.FORMAT, "config": [1], "x": os.getcwd()}, tmp_path / "bomb.pt")
     before = sorted(str(path) for path in tmp_path.rglob("*"))
-    done = run(script, tmp_path, *words)
+    done = run_here(script, *words, folder=tmp_path)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert "weights_only" not in done.stderr

@@ -16,6 +16,7 @@ from semi.cli import parse
 from semi.config import Config, ConfigError
 from semi.job import never_refines
 from semi.run_folder import default_run_name, run_folder
+from tests.commands import run_here, without_wandb
 from tests.semi.runs import TINY, Interrupting, Interruption, rows, train
 from tracking.row import is_known
 
@@ -170,32 +171,28 @@ def test_configurations_that_differ_have_folders_that_differ(tmp_path):
     )
 
 
-def command(script: str, tmp_path, *flags: str) -> list[str]:
-    given = [f"--{k}={v}" for k, v in (TINY | {"out": tmp_path}).items()]
-    return [sys.executable, str(ROOT / script), *given, *flags]
+def flags(tmp_path) -> list[str]:
+    return [f"--{k}={v}" for k, v in (TINY | {"out": tmp_path}).items()]
+
+
+def command(script: str, tmp_path, *more: str) -> list[str]:
+    return [sys.executable, str(ROOT / script), *flags(tmp_path), *more]
 
 
 def environment() -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | {
-        "WANDB_ERROR_REPORTING": "false"
-    }
+    return without_wandb() | {"WANDB_ERROR_REPORTING": "false"}
 
 
 def test_a_missing_gpu_is_said_and_the_run_goes_on(tmp_path):
     missing = torch.cuda.device_count() + 3
-    done = subprocess.run(
-        command("train.py", tmp_path, f"--gpu={missing}", "--epochs=1"),
-        capture_output=True,
-        text=True,
-        env=environment(),
-    )
+    done = run_here("train.py", *flags(tmp_path), f"--gpu={missing}", "--epochs=1")
     assert done.returncode == 0, done.stderr
     assert f"--gpu {missing}: " in done.stderr
     assert "instead" in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("wrong", "message"),
     [
         (["--taux=1"], "train.py: unknown flag --taux. Did you mean --tau?"),
         (["--dataset=cifar10", "--data-dir=NOWHERE"], "cifar-10-python.tar.gz"),
@@ -203,11 +200,9 @@ def test_a_missing_gpu_is_said_and_the_run_goes_on(tmp_path):
         (["--imb_ratio_l=100"], "imb_ratio_l"),
     ],
 )
-def test_a_users_mistake_ends_with_one_line_exit_code_2_and_nothing_written(tmp_path, flags, message):
-    flags = [flag.replace("NOWHERE", str(tmp_path / "nowhere")) for flag in flags]
-    done = subprocess.run(
-        command("train.py", tmp_path / "out", *flags), capture_output=True, text=True, env=environment()
-    )
+def test_a_users_mistake_ends_with_one_line_exit_code_2_and_nothing_written(tmp_path, wrong, message):
+    wrong = [flag.replace("NOWHERE", str(tmp_path / "nowhere")) for flag in wrong]
+    done = run_here("train.py", *flags(tmp_path / "out"), *wrong)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
@@ -215,9 +210,7 @@ def test_a_users_mistake_ends_with_one_line_exit_code_2_and_nothing_written(tmp_
 
 
 def test_a_dry_run_says_what_would_run_and_writes_nothing(tmp_path):
-    done = subprocess.run(
-        command("train.py", tmp_path / "out", "--dry-run"), capture_output=True, text=True, env=environment()
-    )
+    done = run_here("train.py", *flags(tmp_path / "out"), "--dry-run")
     said = yaml.safe_load(done.stdout)
     assert said["config"]["labeled_counts"] == [3] * 10
     assert "data_time" in said["row"]
@@ -226,9 +219,9 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_a_request_to_stop_keeps_the_last_checkpoint_and_the_run_can_go_on(tmp_path):
-    flags = ["--epochs=3", "--val_iteration=25", "--resume=auto", "--run_name=r"]
+    more = ["--epochs=3", "--val_iteration=25", "--resume=auto", "--run_name=r"]
     process = subprocess.Popen(
-        command("train.py", tmp_path, *flags), stderr=subprocess.DEVNULL, env=environment()
+        command("train.py", tmp_path, *more), stderr=subprocess.DEVNULL, env=environment()
     )
     metrics = tmp_path / "r" / "metrics.jsonl"
     deadline = time.monotonic() + 120
@@ -237,7 +230,5 @@ def test_a_request_to_stop_keeps_the_last_checkpoint_and_the_run_can_go_on(tmp_p
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 128 + signal.SIGTERM
     assert len(metrics.read_text().splitlines()) < 3
-    subprocess.run(
-        command("train.py", tmp_path, *flags), check=True, stderr=subprocess.DEVNULL, env=environment()
-    )
+    assert run_here("train.py", *flags(tmp_path), *more).returncode == 0
     assert [row["epoch"] for row in rows(tmp_path / "r")] == [0, 1, 2]

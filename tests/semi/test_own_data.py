@@ -1,10 +1,5 @@
 """Runs on images of one's own, as a user starts them."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -14,9 +9,9 @@ from sklearn.datasets import load_digits
 from semi.cli import parse
 from semi.config import Config, ConfigError
 from semi.run_folder import default_run_name
+from tests.commands import run_here, without_wandb
 from tracking.local import read_config, read_rows
 
-ROOT = Path(__file__).parents[2]
 TINY = (
     "--arch small --gpu cpu --num_max 6 --ratio 4 --imb_ratio_l 1 --imb_ratio_u 1 --semi_method fix --warm 0 --darp "
     "--epochs 2 --val-iteration 4 --batch_size 8 --flip False"
@@ -38,11 +33,9 @@ def digits(tmp_path_factory):
     return root
 
 
-def run(program, flags, folder, **env):
-    return subprocess.run(
-        [sys.executable, str(ROOT / program), *flags.split()], cwd=folder, capture_output=True, text=True, check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache")} | env,
-    )  # fmt: skip
+def run(program, flags, folder):
+    cache = {"XDG_CACHE_HOME": str(folder / "cache")}
+    return run_here(program, *flags.split(), folder=folder, environment=without_wandb() | cache)
 
 
 @pytest.mark.slow

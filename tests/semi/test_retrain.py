@@ -1,7 +1,4 @@
 import dataclasses
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +20,12 @@ from semi.retrain import (
     retrain,
 )
 from semi.run_folder import run_folder
+from tests.commands import run_here
 from tests.semi.runs import TINY, rows, train
 from tracking.base import Fanout
 from tracking.local import LocalTracker
 from tracking.row import is_known
 
-ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
 
@@ -196,16 +193,15 @@ def test_a_mistake_is_named_with_its_remedy(changes, message):
         HeadConfig(**({"checkpoint": "c"} | changes))
 
 
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
-    return subprocess.run(
-        [sys.executable, str(ROOT / "retrain_head.py"), *words], capture_output=True, text=True, env=clean
-    )
-
-
 def test_the_command_takes_the_checkpoint_first(run):
-    done = command(
-        str(run / "checkpoint.pt"), "--epochs=1", "--val_iteration=2", "--gpu=cpu", "--overwrite", "--wandb"
+    done = run_here(
+        "retrain_head.py",
+        str(run / "checkpoint.pt"),
+        "--epochs=1",
+        "--val_iteration=2",
+        "--gpu=cpu",
+        "--overwrite",
+        "--wandb",
     )
     assert done.returncode == 0, done.stderr
     folder = run.with_name(run.name + "_crt")
@@ -226,7 +222,7 @@ def test_a_command_of_the_original_works_where_it_says_what_the_run_says_and_is_
         "10",
         "--darp",
     ]
-    done = command(*words, "--epochs=1", "--val-iteration=2", "--gpu=cpu", "--overwrite")
+    done = run_here("retrain_head.py", *words, "--epochs=1", "--val-iteration=2", "--gpu=cpu", "--overwrite")
     assert done.returncode == 0, done.stderr
     before = rows(run.with_name(run.name + "_crt"))
     for wrong, answer in (
@@ -234,14 +230,14 @@ def test_a_command_of_the_original_works_where_it_says_what_the_run_says_and_is_
         (["--out", "x"], "--out x: not used here, leave it out; the head goes to"),
         (["--epocs", "3"], "unknown argument --epocs"),
     ):
-        done = command(*words, "--gpu=cpu", "--overwrite", *wrong)
+        done = run_here("retrain_head.py", *words, "--gpu=cpu", "--overwrite", *wrong)
         assert (done.returncode, done.stdout) == (2, "")
         assert answer in done.stderr.splitlines()[-1]
     assert rows(run.with_name(run.name + "_crt")) == before
 
 
 def test_a_missing_checkpoint_ends_with_one_line_and_exit_code_2(tmp_path):
-    done = command(str(tmp_path / "checkpoint.pt"))
+    done = run_here("retrain_head.py", str(tmp_path / "checkpoint.pt"))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1].startswith(
         f"retrain_head.py: {tmp_path / 'checkpoint.pt'}: no such file"

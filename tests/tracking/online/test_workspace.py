@@ -1,37 +1,28 @@
 """`python -m tracking.workspace`: what it shows without a server, and what it makes with one."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.commands import run_here, without_wandb
 from tests.tracking.online.tracker_driver import config
 from tests.wandb_server import WandbServer
 from tracking.online.long_table import CHARTS
 from tracking.online.panels import SECTIONS, Custom, Lines, Panel, keys, placed
 from tracking.row import is_among_few
 
-ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of wandb_workspaces' own code
 
 
 def workspace(environment: dict[str, str], folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tracking.workspace", *flags],
-        env=environment | {"PYTHONPATH": str(ROOT)},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return run_here("tracking.workspace", *flags, folder=folder, environment=environment)
 
 
 def without_account(folder: Path) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-    return kept | {"HOME": str(folder), "NETRC": str(folder / "none")}
+    return without_wandb() | {"HOME": str(folder), "NETRC": str(folder / "none")}
 
 
 def test_every_panel_shows_keys_that_a_run_sends_without_being_asked_for_all() -> None:
