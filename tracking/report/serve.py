@@ -81,8 +81,8 @@ def serve(source: Source, port: int, *, ready: Callable[[str], None]) -> None:
         OSError: the port is taken.
     """
     server = PageServer(source, port)
-    ready(server.address)
     try:
+        ready(server.address)
         server.serve_forever()
     except KeyboardInterrupt:
         pass

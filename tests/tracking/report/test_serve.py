@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -41,7 +42,7 @@ def served(runs, built):
         return f"{len(found)} runs, {found[0].epochs_done} epochs".encode()
 
     server = PageServer(Source([str(runs)], build), 0)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()
@@ -144,7 +145,9 @@ def test_a_port_that_is_taken_is_named(served, runs, capsys):
     assert "0 for a free one" in line
 
 
-def test_the_command_says_its_address_and_ends_with_ctrl_c(runs):
+@contextmanager
+def command(runs):
+    """`report.py --serve --watch`, and the address that it says; it is killed where a test does not end it."""
     process = subprocess.Popen(
         [sys.executable, "report.py", str(runs), "--serve", "--watch"],
         cwd=ROOT,
@@ -153,15 +156,22 @@ def test_the_command_says_its_address_and_ends_with_ctrl_c(runs):
         # a shell's background job ignores Ctrl-C, and so would what these tests start when they are one
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    assert process.stdout is not None
-    address = process.stdout.readline().split()[4]
-    parts = urlsplit(address)
-    connection = http.client.HTTPConnection("127.0.0.1", parts.port, timeout=20)
-    connection.request("GET", parts.path)
-    page = connection.getresponse().read().decode()
-    process.send_signal(2)
+    try:
+        assert process.stdout is not None
+        yield process, process.stdout.readline().split()[4]
+    finally:
+        process.kill()
+        process.communicate()
 
-    assert process.wait(20) == 0
+
+def test_the_command_says_its_address_and_ends_with_ctrl_c(runs):
+    with command(runs) as (process, address):
+        parts = urlsplit(address)
+        connection = http.client.HTTPConnection("127.0.0.1", parts.port, timeout=20)
+        connection.request("GET", parts.path)
+        page = connection.getresponse().read().decode()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
     assert "connect-src 'self'" in page
     assert re.search(r'<html lang="en" data-watched="[0-9a-f]+">', page)
 
@@ -171,15 +181,7 @@ def test_a_watched_page_shows_a_new_epoch_and_keeps_the_view(runs):
     if shutil.which("chromium") is None:
         pytest.skip("the page is opened in chromium, which is not installed")
     write_run(runs, "darp", darp=True, epochs=9, epochs_done=3)
-    process = subprocess.Popen(
-        [sys.executable, "report.py", str(runs), "--serve", "--watch"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    address = process.stdout.readline().split()[4]
-    with playwright.sync_playwright() as started:
+    with command(runs) as (process, address), playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page()
         troubles = []
@@ -192,8 +194,8 @@ def test_a_watched_page_shows_a_new_epoch_and_keeps_the_view(runs):
         page.locator("#epoch-text", has_text="epoch 4 of 4").wait_for()
         assert page.locator("#count").inner_text() == "1 of 2 runs"
 
-        process.terminate()
+        process.send_signal(signal.SIGINT)
         page.locator("html.lost").wait_for(state="attached")
         browser.close()
-    process.wait(20)
+        assert process.wait(20) == 0
     assert troubles == []
