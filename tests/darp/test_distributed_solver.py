@@ -1,49 +1,49 @@
 """Several gloo processes that hold the rows between them find what one process finds on all of them."""
 
+import multiprocessing
 import os
 import pickle
-import subprocess
 import sys
 import time
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-
-from darp import remove_noise, solve
-
-ROOT = Path(__file__).parents[2]
-WORKER = """
-import pickle, sys
-import torch
 import torch.distributed as dist
+
 from darp import remove_noise, solve
 from darp.noise import _on_device
 
-rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
-group = dist.group.WORLD
-results, different = [], []
-for name, probs, counts, bounds in pickle.load(open(f"{folder}/problems", "rb")):
-    mine = probs[bounds[rank] : bounds[rank + 1]]
-    try:
-        cleaned = remove_noise(mine, counts, 2.0, group=group)
-        on_device = _on_device(mine, counts.double(), torch.floor(2 * counts.double()), group)
-        if not torch.allclose(on_device, cleaned, rtol=1e-5):
-            different.append(name)
-        plain = solve(mine, counts, group=group)
-        after = solve(cleaned, counts, warm_start=plain.duals, group=group)
-        results.append((cleaned, plain, after))
-    except ValueError as error:
-        results.append(str(error))
-pickle.dump(results, open(f"{folder}/{rank}", "wb"))
-dist.barrier()
-del group  # or its threads would live on into the end of the process, which then now and then aborts
-dist.destroy_process_group()
-if different:  # only now: the others would wait for a process that has ended
-    sys.exit(f"removal of noise in the form for GPUs, run on a CPU, differs: {different}")
-"""
+# Each process is forked from one that imports torch once.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["darp", "torch.distributed"])
+
+
+def work(rank, size, folder):
+    """One process's part: solve the problems on its rows."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
+    group = dist.group.WORLD
+    results: list[Any] = []
+    different = []
+    for name, probs, counts, cuts in pickle.loads((folder / "problems").read_bytes()):
+        mine = probs[cuts[rank] : cuts[rank + 1]]
+        try:
+            cleaned = remove_noise(mine, counts, 2.0, group=group)
+            on_device = _on_device(mine, counts.double(), torch.floor(2 * counts.double()), group)
+            if not torch.allclose(on_device, cleaned, rtol=1e-5):
+                different.append(name)
+            plain = solve(mine, counts, group=group)
+            after = solve(cleaned, counts, warm_start=plain.duals, group=group)
+            results.append((cleaned, plain, after))
+        except ValueError as error:
+            results.append(str(error))
+    (folder / str(rank)).write_bytes(pickle.dumps(results))
+    dist.barrier()
+    del group  # or its threads would live on into the end of the process, which then now and then aborts
+    dist.destroy_process_group()
+    if different:  # only now: the others would wait for a process that has ended
+        sys.exit(f"removal of noise in the form for GPUs, run on a CPU, differs: {different}")
 
 
 def predictions(rows, classes, lean, seed=0):
@@ -91,12 +91,13 @@ def run(size, folder):
         (name, probs, counts, bounds(cuts, len(probs), size)) for name, probs, counts, cuts in problems()
     ]
     (folder / "problems").write_bytes(pickle.dumps(prepared))
-    workers = [
-        subprocess.Popen([sys.executable, "-c", WORKER, str(rank), str(size), str(folder)], cwd=ROOT)
-        for rank in range(size)
-    ]
+    workers = [PROCESSES.Process(target=work, args=(rank, size, folder)) for rank in range(size)]
+    for worker in workers:
+        worker.start()
     try:
-        assert [worker.wait(timeout=120) for worker in workers] == [0] * size
+        for worker in workers:
+            worker.join(timeout=120)
+        assert [worker.exitcode for worker in workers] == [0] * size
     finally:
         for worker in workers:
             worker.kill()
