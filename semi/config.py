@@ -343,7 +343,10 @@ class Config(DataConfig):
         0.999, "flexda: momentum of the guesses' running mean.", minimum=0, maximum=1
     )
     simpro_tau: float | None = refinement_flag(
-        None, "simpro: power of the estimated priors. None: 2, and 1 on cifar100.", minimum=0, maximum=100
+        None,
+        "simpro: power of the estimated priors. None: 2 on cifar10 and stl10, as published, else 1.",
+        minimum=0,
+        maximum=100,
     )
     simpro_threshold: float | None = refinement_flag(
         None,

@@ -187,7 +187,7 @@ RULES: dict[str, tuple[Rule, dict[str, Any]]] = {
     "debias": (slow_debias, {}),
     "pda": (slow_pda, {}),
     "flexda": (slow_flexda, {}),
-    "simpro": (slow_simpro, {"every": 5}),
+    "simpro": (slow_simpro, {"every": 5, "tau": 2.0}),
     "cdmad": (slow_cdmad, {"start": 0.25}),
 }
 NAMES = pytest.mark.parametrize("name", sorted(RULES))
@@ -350,9 +350,10 @@ def test_simpro_takes_the_guesses_as_they_are_until_its_first_estimate():
 
 
 @pytest.mark.parametrize(
-    ("dataset", "tau", "threshold"), [("cifar10", 2, 0.95), ("stl10", 2, 0.95), ("cifar100", 1, 0.2)]
+    ("dataset", "tau", "threshold"),
+    [("cifar10", 2, 0.95), ("stl10", 2, 0.95), ("cifar100", 1, 0.2), ("digits", 1, 0.95)],
 )
-def test_simpro_has_the_published_parameters_of_each_data_set(dataset, tau, threshold):
+def test_simpro_has_the_published_parameters_of_each_data_set_that_has_some(dataset, tau, threshold):
     made = build("simpro", setting(dataset=dataset))
     assert isinstance(made, SimPro)
     assert (made.tau, made.loss_shift().threshold) == (tau, threshold)
