@@ -10,9 +10,9 @@ its public code: an EM algorithm with pi_u, the unlabeled class distribution, an
                    phi  <- 0.9 phi  + 0.1 norm(n_l + m)
 
 pi_u starts uniform, phi at the labeled distribution. Published: tau 2 and threshold 0.95 on CIFAR-10 and STL-10, tau 1
-and threshold 0.2 on CIFAR-100. L and U are the numbers of labeled and unlabeled images. m / (sum m + 1) sums to a
-little less than 1; softmax(z + b) does not care. Where nothing was published, tau is 1, the power that the paper derives,
-and the threshold 0.95.
+and threshold 0.2 on CIFAR-100. Where nothing was, tau is 1, the power that the paper derives, and the threshold 0.95.
+L and U are the numbers of labeled and unlabeled images. m / (sum m + 1) sums to a little less than 1; softmax(z + b)
+does not care.
 
 Departures: n_l is what it is on average, the labeled distribution times the labeled images drawn, where the code counts
 the labels. The code shows two views of a labeled image, the methods here show theirs.
