@@ -12,7 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from darp.engine.table import total
-from darp.refineries.base import Refinery
+from darp.online_estimate import OnlineEstimate
+from darp.refineries.base import NO_SHIFT, LossShift, Refinery
 from darp.solver import Solution
 from darp.store import PseudoLabelStore
 
@@ -36,7 +37,11 @@ class Refiner(Refinery):
         num_iter: steps from one refresh to the next, counted from 0 in each epoch.
         solver: what refines: `denoised(solve, alpha)` is DARP, `align` and `solve_sinkhorn` are its neighbours.
         group: processes that hold the rows between them; `solver` knows them by itself.
+        estimate: what the target follows from the first epoch on, in place of `target_counts`, and what shifts the
+            losses for it; None: the target stays.
     """
+
+    target_counts: Tensor
 
     def __init__(
         self,
@@ -47,23 +52,34 @@ class Refiner(Refinery):
         num_iter: int,
         solver: Solver,
         group: dist.ProcessGroup | None = None,
+        estimate: OnlineEstimate | None = None,
     ) -> None:
         self.store = store
         self.target_counts = torch.as_tensor(target_counts, dtype=torch.float64)
+        self._rows = float(self.target_counts.sum())  # of all processes
         self.warm = warm
         self.num_iter = num_iter
         self.solver = solver
         self.group = group
+        self.estimate = estimate
         self._duals: Tensor | None = None
         self._solved: list[tuple[float, int, bool]] = []  # residual, passes and convergence of each solve
         self._seconds = 0.0
 
     def targets(self, index: Tensor, probs: Tensor, epoch: int, step: int) -> Tensor:
+        due = step % self.num_iter == 0
+        if due and self.estimate:
+            self.estimate.update()
+            self._aim()
         if epoch <= self.warm:
-            return probs
-        if step % self.num_iter == 0:
+            return self.estimate.posterior(probs) if self.estimate else probs
+        if due:
             self.refresh()
         return self.store.refined[index]
+
+    def _aim(self) -> None:
+        if self.estimate:
+            self.target_counts = self.estimate.counts(self._rows)
 
     def refresh(self) -> Solution:
         """Refine the whole table now; the last duals are the starting point."""
@@ -82,6 +98,9 @@ class Refiner(Refinery):
         self._seconds += time.perf_counter() - start
         return solution
 
+    def loss_shift(self) -> LossShift:
+        return self.estimate.shift if self.estimate else NO_SHIFT
+
     def health(self) -> dict[str, float]:
         """Worst residual, mean passes and failures of the solves since the last call, their wall time in seconds."""
         solved, self._solved = self._solved, []
@@ -91,13 +110,13 @@ class Refiner(Refinery):
             row["darp/residual"] = max(residual for residual, _, _ in solved)
             row["darp/iterations"] = sum(passes for _, passes, _ in solved) / len(solved)
             row["darp/unconverged"] = float(sum(not converged for _, _, converged in solved))
-        return row
+        return row | (self.estimate.health() if self.estimate else {})
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {} if self._duals is None else {"duals": self._duals}
         if self._solved:  # in the middle of an epoch
             state |= {"solved": [list(solve) for solve in self._solved], "seconds": self._seconds}
-        return state
+        return state | ({"estimate": self.estimate.state_dict()} if self.estimate else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._duals = state.get("duals")
@@ -105,3 +124,6 @@ class Refiner(Refinery):
             (residual, passes, converged) for residual, passes, converged in state.get("solved", [])
         ]
         self._seconds = state.get("seconds", 0.0)
+        if self.estimate:
+            self.estimate.load_state_dict(state["estimate"])
+            self._aim()

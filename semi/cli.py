@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from semi.config import ConfigError, require_text, shown
+from semi.config import ONLINE, ConfigError, require_text, shown
 from semi.names import load_plugin
 
 PRESETS = Path(__file__).parents[1] / "configs"
@@ -229,7 +229,7 @@ def parse(argv: Sequence[str] | None, description: str, *option_classes: type[An
     for name, value in list(values.items()):  # --est SOURCE is --est --est_from SOURCE
         if f"{name}_from" in fields and str(value).startswith("wandb:"):
             values |= {name: True, f"{name}_from": str(value).removeprefix("wandb:")}
-        elif f"{name}_from" in fields and str(value).endswith((".npy", ".json")):
+        elif f"{name}_from" in fields and (str(value).endswith((".npy", ".json")) or value == ONLINE):
             values |= {name: True, f"{name}_from": str(value)}
     if plugin := values.get("plugin"):
         use_plugin(str(plugin))

@@ -33,6 +33,7 @@ RANDAUGMENTS = ("published", "package")
 NAN_CHOICES = ("stop", "continue")
 AMP_CHOICES = ("auto", "bf16", "off")
 GRAPH_CHOICES = ("auto", "off")
+ONLINE = "online"  # --est online: the estimate is made during the training
 SOLVERS = ("exact", "reference")
 TABLE_REFINEMENTS = ("darp", "align", "sinkhorn")  # of the whole table, every --num_iter steps after --warm
 OWN_DATASETS = ("folder", "npz")  # images of one's own, whose place is a part of what the run is
@@ -367,13 +368,20 @@ class Config(DataConfig):
     est: bool = refinement_flag(
         False,
         "Use the estimated unlabeled class distribution as the target, not the labeled one. "
-        "A missing estimate is made first.",
+        "A missing estimate is made first. --est online: darp, align and sinkhorn follow an estimate that is made "
+        "during the training.",
         differs="works for every data set and setting; it read four fixed files",
     )
     est_from: str = refinement_flag(
         "",
         "Where the estimate comes from, if it is not made here: a W&B artifact, a .npy file of K numbers, or a file of "
         "estimate.py. Short forms: --est wandb:ENTITY/PROJECT/NAME:ALIAS, --est FILE.npy, --est FILE.json",
+    )
+    est_momentum: float = refinement_flag(
+        0.9, "--est online: momentum of the estimate, from one refinement to the next.", minimum=0, maximum=1
+    )
+    est_shrink: float = refinement_flag(
+        0.2, "--est online: how far the estimate is drawn to equal shares.", minimum=0, maximum=1
     )
     est_epochs: int = refinement_flag(200, "Epochs of that estimation.", minimum=1, maximum=MANY)
     est_val_iteration: int = refinement_flag(
@@ -771,6 +779,8 @@ def _validate(config: Config) -> None:
         raise ConfigError(f"--tau {config.tau}: the threshold is a probability; use a value in (0, 1]")
     _require_decay(config.ema_decay)
     require_divisible(config.batch_size, config.nproc)
+    if config.est_from == ONLINE:
+        _validate_online(config)
     if config.start_epoch >= config.epochs:
         raise ConfigError(
             f"--start-epoch {config.start_epoch}: epochs 0 to {config.epochs - 1} are to be trained; use one of them"
@@ -779,6 +789,16 @@ def _validate(config: Config) -> None:
         raise ConfigError(
             f"--run_name {config.run_name}: a folder's name, not a path; use --out for the folder above it"
         )
+
+
+def _validate_online(config: Config) -> None:
+    instead = "use --est, or name an estimate (--est FILE)"
+    if config.refines and config.refine not in TABLE_REFINEMENTS:
+        raise ConfigError(
+            f"--est online: {', '.join(TABLE_REFINEMENTS)} follow it, --refine {config.refine} does not; {instead}"
+        )
+    if config.align:
+        raise ConfigError(f"--est online: --align needs a target before the training begins; {instead}")
 
 
 def _validate_loader(config: Config) -> None:

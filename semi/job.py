@@ -23,11 +23,12 @@ from darp import (
     solve_reference,
     solve_sinkhorn,
 )
+from darp.online_estimate import OnlineEstimate
 from darp.refineries.base import NO_SHIFT, Refinery, Setting
 from data import BatchSource, Dataset, Loader, PublishedLoader, Split, normalize
 from models import Classifier, build_model
 from semi.adam import Adam
-from semi.config import Config, ConfigError, kinds_of
+from semi.config import ONLINE, Config, ConfigError, kinds_of
 from semi.device import about_bf16, computes_in_bf16
 from semi.distributed import Ranks, block
 from semi.ema import Ema
@@ -110,8 +111,8 @@ def build_job(
     )
     counts = torch.tensor(target_counts, dtype=torch.float64)
     image_size = dataset.test_images.shape[-1]
-    refiner = build_refiner(config, store, split.counts_x, target_counts, ranks, image_size)
     method = kind.from_config(config, counts, ranks)
+    refiner = build_refiner(config, store, split.counts_x, target_counts, ranks, image_size, method)
     require_shiftable(config, method, refiner)
     method.shift = refiner.loss_shift()
     test = ranks.rows(len(dataset.test_labels))
@@ -221,6 +222,7 @@ def build_refiner(
     target_counts: list[float],
     ranks: Ranks,
     image_size: int,
+    method: Method,
 ) -> Refinery:
     if not config.refines:
         return NoRefiner()
@@ -255,6 +257,33 @@ def build_refiner(
         num_iter=config.num_iter,
         solver=solvers[config.refine],
         group=group,
+        estimate=online_estimate(config, store, labeled_counts, method, ranks),
+    )
+
+
+def online_estimate(
+    config: Config, store: PseudoLabelStore, labeled_counts: Sequence[int], method: Method, ranks: Ranks
+) -> OnlineEstimate | None:
+    """What the target follows under `--est online`; None elsewhere."""
+    if config.est_from != ONLINE:
+        return None
+    if not method.thresholded:
+        raise ConfigError(
+            f"--est online: it counts the pseudo-labels that are learned from, and --semi_method {config.semi_method} "
+            "selects none; use fix or pseudo, or an estimate that is made before (--est)"
+        )
+
+    def selects(confidence: Tensor, label: Tensor) -> Tensor:
+        counted = method.selects(confidence, label)
+        return confidence >= config.tau if counted is None else counted
+
+    return OnlineEstimate(
+        store,
+        labeled_counts,
+        selects=selects,
+        momentum=config.est_momentum,
+        shrink=config.est_shrink,
+        group=ranks.group,
     )
 
 
@@ -342,10 +371,11 @@ def row_of(job: Job) -> dict[str, str]:
 def describe(job: Job) -> dict[str, Any]:
     """The whole resolved configuration with what came of it, as plain values."""
     split = job.split
+    made_before = job.config.est and job.config.est_from != ONLINE
     return {
         **asdict(job.config),
         "field_kinds": kinds_of(asdict(job.config)),
-        **({"estimate": estimate_source(job.config)} if job.config.est else {}),
+        **({"estimate": estimate_source(job.config)} if made_before else {}),
         **about_method(job.config.semi_method),
         **({} if job.method.shift.threshold != 0 else {"thresholded": False}),  # then every row counts
         **about_refinement(job.config.refine),

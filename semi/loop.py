@@ -273,12 +273,12 @@ def evaluate(job: Job) -> dict[str, Any]:
     row["best/bacc"] = job.best_bacc
     bacc, gm = zip(*job.recent, strict=True)
     row |= {"last20/bacc": sum(bacc) / len(bacc), "last20/gm": sum(gm) / len(gm)}
-    store = job.store
+    store, aims_at = job.store, job.refiner.target_counts
     return row | pseudo_label_metrics(
         store.orig,
         store.refined,
         store.visited,
-        job.target_counts,
+        job.target_counts if aims_at is None else aims_at.tolist(),
         job.true_labels,
         job.config.tau,
         job.ranks.sum_,

@@ -15,7 +15,7 @@ import yaml
 from data import DataError, Dataset, FilesMissingError, known_counts
 from semi import checkpoint
 from semi.checkpoint import CheckpointError
-from semi.config import USER_ERROR, Config, ConfigError, EstimateConfig
+from semi.config import ONLINE, USER_ERROR, Config, ConfigError, EstimateConfig
 from semi.device import choose_algorithms, conditions, pick_device
 from semi.distributed import Ranks, joined
 from semi.estimation import (
@@ -184,7 +184,7 @@ def estimated_dist(
     config: Config, device: torch.device, fetch: Callable[[str, Path], Path] | None = None
 ) -> list[float] | None:
     """What `--est` aims at, estimated now if no cached estimate is there; a dry run only says that it would be."""
-    if not config.est:
+    if not config.est or config.est_from == ONLINE:
         return None
     if is_file(config.est_from):
         return read_estimate(Path(config.est_from))

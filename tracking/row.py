@@ -42,6 +42,7 @@ ROW: dict[str, str] = {
     "refine/<name>": "what a refinery of your own says of itself",
     "refine/<name>/<class>": "the same of each class",
     "refine/shares/<class>": "class distribution that the refinery keeps of the guesses (not la, cdmad)",
+    "refine/prior/<class>": "--est online: class distribution that the network is held to have learned from",
     "refine/constant/<class>": "cdmad: the network's answer to the constant image, in the last step",
     "time/epoch": "seconds from the row before (or the first step) to this one; the six below sum to it within 2 %",
     "time/{data,step,refine,eval}": "seconds of waiting for batches, of steps, of refinement, of evaluation",

@@ -81,6 +81,8 @@ class Refinery:
         "mixtures of both"
     )
 
+    target_counts: Tensor | None = None  # [K], what it aims at now; None: nothing, or what it was given
+
     def look(self, network: nn.Module) -> None:
         """Ask the network, in training mode as its step has it, before `targets`. It is left as it was.
 

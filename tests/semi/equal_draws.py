@@ -31,6 +31,7 @@ from tests.semi.runs import TINY
 
 CASES = [(method, refine) for method in METHODS for refine in ("none", "darp")]
 CASES += [("fix", refine) for refine in REFINERIES if refine not in ("none", "darp")]
+CASES += [("fix", "darp --est online")]
 PIECES, EACH, STEPS = 6, 2, 10  # pieces of a batch, images of a piece, steps of each of two epochs
 now = SimpleNamespace(step=0, pieces=range(PIECES))  # the step, and the pieces that this process has
 
@@ -98,12 +99,15 @@ def network(arch: str, num_classes: int, *, bf16: bool = False) -> Classifier:
 
 
 def trained(method: str, refine: str, ranks: Ranks) -> dict:
+    refine, _, online = refine.partition(" --est ")
     config = Config(
         **TINY
         | {
             "semi_method": method,
             "refine": refine,
-            "align": True,
+            "est": bool(online),
+            "est_from": online,
+            "align": not online,
             "tau": 0.3,
             "simpro_every": 7,
             "simpro_threshold": 0.3,

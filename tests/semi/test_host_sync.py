@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import (
 )
 
 from darp import NoRefiner, PseudoLabelStore, Refiner
+from darp.online_estimate import OnlineEstimate
 from darp.refineries.base import Setting
 from data import Loader, kernels, randaugment
 from models import build_model
@@ -155,6 +156,14 @@ def test_a_refinery_that_works_batch_by_batch_neither_reads_a_value_nor_mixes_de
         assert step(on, refinery).device.type == "cuda"
     shift = refinery.test_shift(on.model.eval())
     assert shift is None or shift.device.type == "cuda"
+
+
+def test_a_step_of_the_online_estimate_neither_reads_a_value_nor_mixes_devices(fake):
+    on = parts("fix", "fixmatch")
+    estimate = OnlineEstimate(on.store, [1.0] * K, selects=on.method.selects)
+    for _ in range(2):
+        estimate.update()
+    assert estimate.pi.device.type == estimate.phi.device.type == "cuda"
 
 
 def test_a_value_that_is_read_and_devices_that_are_mixed_are_noticed(fake):

@@ -285,3 +285,57 @@ def test_test_is_with_the_shift_of_test_logits_test_raw_without_and_the_network_
     assert row["test/loss"] == pytest.approx(float(loss), rel=1e-5)
     assert row["test/bacc"] != row["test_raw/bacc"]
     assert row["best/bacc"] == row["last20/bacc"] == row["test/bacc"]
+
+
+ONLINE = {"est": True, "est_from": "online", "imb_ratio_l": 3.0, "tau": 0.3}
+
+
+@pytest.mark.parametrize("refine", REFINEMENTS)
+def test_the_target_of_an_online_estimate_moves_from_the_first_epoch_on_and_the_refinement_follows(
+    tmp_path, refine
+):
+    given = parse(["--est", "online"], "", Config)[0]
+    assert (given.est, given.est_from) == (True, "online")
+    rows = train(config(tmp_path, refine=refine, **ONLINE))
+    targets = [[row[f"pseudo/target/{k}"] for k in range(10)] for row in rows]
+    assert all(sum(target) == pytest.approx(1) for target in targets)
+    assert len({tuple(target) for target in targets}) == len(rows)
+    assert [key for row in rows for key in row if not is_known(key)] == []
+    assert sum(rows[-1][f"refine/prior/{k}"] for k in range(10)) == pytest.approx(1)
+    if refine != "align":
+        assert rows[-1]["darp/residual"] <= 1e-6
+    said = yaml.safe_load((run_folder(config(tmp_path, refine=refine, **ONLINE)) / "config.yaml").read_text())
+    assert said["est_from"] == "online"
+    assert "estimate" not in said, "there is no record of it to link to"
+
+
+def test_an_online_estimate_that_is_cut_within_an_epoch_goes_on_exactly(tmp_path, monkeypatch):
+    whole = train(config(tmp_path / "whole", refine="darp", **ONLINE))
+    cut = config(tmp_path / "cut", refine="darp", resume="auto", checkpoint_every_s=0.0, **ONLINE)
+    original = loop.train_step
+
+    def stepping(job, epoch, step, watch):
+        if (epoch, step) == (1, 3):  # the estimate was renewed in step 2
+            raise Interruption
+        return original(job, epoch, step, watch)
+
+    monkeypatch.setattr(loop, "train_step", stepping)
+    with pytest.raises(Interruption):
+        train(cut)
+    monkeypatch.setattr(loop, "train_step", original)
+    assert train(cut) == whole
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"refine": "simpro"}, "darp, align, sinkhorn follow it, --refine simpro does not"),
+        ({"refine": "darp", "semi_method": "mix"}, "--semi_method mix selects none"),
+        ({"refine": "none", "semi_method": "remix", "align": True}, "--align needs a target before"),
+    ],
+)
+def test_an_online_estimate_is_refused_in_one_line_where_nothing_follows_it(tmp_path, changes, reason):
+    with pytest.raises(ConfigError, match=f"--est online: .*{reason}") as refused:
+        build_job(config(tmp_path, **ONLINE | changes), CPU)
+    assert "\n" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []

@@ -50,7 +50,7 @@ REFINED_TABLES = (
 UNSHIFTED_TABLES = ("test_raw/recall",)
 CONFUSIONS = ("orig", "refined")
 MAX_MATRIX_CLASSES = 20  # up to which every run's matrix is in the page; beyond it the shown runs' alone
-CONSTANT_TABLES = ("pseudo/target", "pseudo/true")  # of the last epoch alone: they do not change
+CONSTANT_TABLES = ("pseudo/target", "pseudo/true")  # of the last epoch alone, where they do not change
 
 Groups = Mapping[Regime, Sequence[Group]]
 Table = NDArray[np.float64]  # [E, K], nan where nothing is logged
@@ -204,7 +204,8 @@ class _Packer:
         for key in (*TABLES, *_refined_tables(run)):
             self._series(number, key, _table(run, _of_classes(key, run), kept))
         for key in CONSTANT_TABLES:
-            self._series(number, key, _table(run, _of_classes(key, run), kept[-1:]))
+            moves = key == "pseudo/target" and run.config.get("est_from") == "online"
+            self._series(number, key, _table(run, _of_classes(key, run), kept if moves else kept[-1:]))
 
     def add_confusions(self, number: int, run: Run) -> None:
         """Where the images of each class go, [label, class]: shares of the class, from the newest matrix kept."""

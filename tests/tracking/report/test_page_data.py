@@ -90,6 +90,17 @@ def test_what_is_missing_or_infinite_is_missing(tmp_path):
     assert np.isnan(found[0, "pseudo/orig"][:, 2]).tolist() == [True, False]
 
 
+def test_a_target_that_moves_is_kept_for_every_epoch_and_one_that_stays_once(tmp_path):
+    write_run(tmp_path, "known", darp=True, epochs=5)
+    write_run(tmp_path, "online", darp=True, epochs=5, est=True, est_from="online")
+
+    shapes = [
+        found.shape for (_, key), found in unpacked(data_of(tmp_path)).items() if key == "pseudo/target"
+    ]
+
+    assert sorted(shapes) == [(10, 1), (10, 5)]
+
+
 def test_long_runs_are_thinned_evenly_and_keep_their_last_epoch(tmp_path, monkeypatch):
     write_run(tmp_path, "run", epochs=30)
     whole = data_of(tmp_path)
