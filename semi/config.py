@@ -365,6 +365,13 @@ class Config(DataConfig):
         minimum=0,
         maximum=1,
     )
+    cdmad_value: float = refinement_flag(
+        1.0,
+        "cdmad: value of the constant image, normalised as the images are. The published 1 is bright; black is -0.66 "
+        "on fashion_mnist.",
+        minimum=-100,
+        maximum=100,
+    )
     est: bool = refinement_flag(
         False,
         "Use the estimated unlabeled class distribution as the target, not the labeled one. "

@@ -484,3 +484,13 @@ def test_cdmad_learns_all_targets_whole_and_begins_after_a_fifth_of_the_training
     probs = collapsed(0)
     assert torch.equal(made.targets(torch.arange(B), probs, 99, 9), probs)
     assert not torch.allclose(made.targets(torch.arange(B), probs, 100, 0), probs)
+
+
+def test_the_constant_image_of_cdmad_has_the_value_that_is_asked_for():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, K)).double().eval()
+    for made, value in ((build("cdmad"), 1.0), (build("cdmad", value=-0.5), -0.5)):
+        image = torch.full((1, 3, SIZE, SIZE), value, dtype=torch.float64)
+        answer = net(image)[0].detach()
+        torch.testing.assert_close(made.test_shift(net), -answer)
+        made.look(net)
+        torch.testing.assert_close(made.state["log p(I)"], answer.log_softmax(dim=0))
