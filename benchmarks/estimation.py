@@ -18,6 +18,7 @@ import torch
 from data import load_dataset
 from semi.config import EstimateConfig
 from semi.device import pick_device
+from semi.distributed import Ranks
 from semi.estimation import run_estimation
 from semi.split import split_for
 
@@ -32,8 +33,8 @@ def main() -> None:
     parser.add_argument("--gpu", default="0")
     parser.add_argument("--data-dir", default="dataset")
     arguments = parser.parse_args()
-    device, _ = pick_device(arguments.gpu)
-    print(f"device {device}, {torch.get_num_threads()} threads, seeds 0 to {arguments.seeds - 1}")
+    ranks = Ranks(pick_device(arguments.gpu)[0])
+    print(f"device {ranks.device}, {torch.get_num_threads()} threads, seeds 0 to {arguments.seeds - 1}")
     print(
         "| gamma_u | labeled | estimate | published rule | accepted epochs | condition | truth in interval |"
     )
@@ -48,7 +49,7 @@ def main() -> None:
             )  # fmt: skip
             dataset = load_dataset(config.dataset, config.data_dir)
             split = split_for(config, dataset, include_labeled=False)
-            records.append(run_estimation(config, device, dataset, split))
+            records.append(run_estimation(config, ranks, dataset, split))
             print(f"gamma_u {gamma:g} seed {seed}: {records[-1]['tv_true']:.3f}", file=sys.stderr)
         published = [tv(r["published_dist"], r["true_dist"]) for r in records if r["published_dist"]]
         inside = np.mean(

@@ -14,7 +14,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.distributed import ProcessGroup
+
+from darp.engine.table import total
 
 Array = NDArray[np.float64]
 
@@ -66,12 +70,16 @@ def estimate(
     max_condition: float = 100.0,
     num_bootstrap: int = 200,
     seed: int = 0,
+    group: ProcessGroup | None = None,
 ) -> Estimate:
     """Estimate q from predictions [n, K] on held-out images with labels [n] and predictions [N, K] on unlabeled ones.
 
     The bootstrap draws held-out images anew within each class; the mean over the unlabeled images, of which there are
     many, is drawn from its normal approximation. Not identifiable (a value, not an error): a class without a held-out
     image, or C so near to singular that its condition number reaches `max_condition`.
+
+    group: processes that call this together. Each has all held-out images and rows [N, K] of its own of the unlabeled
+        ones, which may be none; K + 1 and K^2 numbers are summed.
     """
     num_classes = heldout_probs.shape[1]
     nothing = np.full(num_classes, np.nan)
@@ -87,10 +95,13 @@ def estimate(
             f"no held-out image of class {missing}; label more of it",
         )
     condition = float(np.linalg.cond(confusion))
-    p = unlabeled_probs.mean(axis=0)
+    sums = np.append(unlabeled_probs.sum(axis=0), len(unlabeled_probs))
+    *predicted, count = total(torch.from_numpy(sums), group).tolist()
+    p = np.array(predicted) / count
     dist = simplex_least_squares(confusion, p)
     generator = np.random.default_rng(seed)
-    spread = np.atleast_2d(np.cov(unlabeled_probs, rowvar=False)) / len(unlabeled_probs)
+    away = unlabeled_probs - p
+    spread = total(torch.from_numpy(away.T @ away), group).numpy() / (count - 1) / count
     rows_of_class = [np.flatnonzero(heldout_labels == k) for k in range(num_classes)]
     draws = []
     for _ in range(num_bootstrap):

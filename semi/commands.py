@@ -13,7 +13,7 @@ from pathlib import Path
 
 from semi import stopping
 from semi.cli import own_words, parse
-from semi.config import USER_ERROR, Config, ConfigError, EstimateConfig
+from semi.config import USER_ERROR, Config, ConfigError, DataConfig, EstimateConfig
 from semi.head_config import HeadConfig
 from tracking.base import Tracker
 
@@ -36,7 +36,7 @@ def train(
         config, *options = parse(sys.argv[1:], description, Config, *option_classes)
     except ConfigError as error:
         return _refused(error)
-    if config.nproc > 1 and not config.dry_run and "RANK" not in os.environ:
+    if not config.dry_run and _starts_others(config):
         from semi.launch import launched
 
         return launched(config.nproc)
@@ -55,6 +55,10 @@ def estimate(description: str, *option_classes: type, more: Callable[..., None] 
         config, *options = parse(sys.argv[1:], description, EstimateConfig, *option_classes)
     except ConfigError as error:
         return _refused(error)
+    if _starts_others(config):
+        from semi.launch import launched
+
+        return launched(config.nproc)
     from semi.start import start_estimation
 
     return start_estimation(config, options, more)
@@ -78,6 +82,11 @@ def retrain_head(description: str, *option_classes: type, more: Callable[..., Se
     from semi.retrain import start_retraining
 
     return start_retraining(config, options, of_the_run, more)
+
+
+def _starts_others(config: DataConfig) -> bool:
+    """Whether this process is to start those that do the work, as --nproc says, and is none of them itself."""
+    return config.nproc > 1 and "RANK" not in os.environ
 
 
 def _refused(error: ConfigError) -> int:

@@ -241,6 +241,19 @@ class DataConfig:
     estimation_dir: str = refinement_flag(
         "estimation", "Estimation: folder of the cached estimates.", kind="incidental"
     )
+    nproc: int = processes_flag(
+        1,
+        "Processes that work together on this host, each on a GPU of its own or on the CPU; --batch_size is shared "
+        "between them. The same as torchrun --standalone --nproc-per-node. With torchrun leave it out.",
+        minimum=1,
+        maximum=1024,
+    )
+    dist_timeout_s: float = processes_flag(
+        600.0,
+        "Several processes: seconds that one waits for another before the run ends and names the one that is missing.",
+        minimum=1,
+        maximum=1e6,
+    )
 
     @property
     def split_seed(self) -> int | None:
@@ -501,19 +514,6 @@ class Config(DataConfig):
         False,
         "Write into the run's folder where an epoch's time goes (profile.md, a page) and a trace of a few steps "
         "(trace.json.gz).",
-    )
-    nproc: int = processes_flag(
-        1,
-        "Processes that train the run together on this host, each on a GPU of its own or on the CPU; --batch_size is "
-        "shared between them. The same as torchrun --standalone --nproc-per-node. With torchrun leave it out.",
-        minimum=1,
-        maximum=1024,
-    )
-    dist_timeout_s: float = processes_flag(
-        600.0,
-        "Several processes: seconds that one waits for another before the run ends and names the one that is missing.",
-        minimum=1,
-        maximum=1e6,
     )
     sync_bn: bool = processes_flag(
         False,

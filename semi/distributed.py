@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from semi.config import USER_ERROR, Config, ConfigError, require_divisible
+from semi.config import USER_ERROR, ConfigError, DataConfig
 from semi.device import pick_device
 from semi.roll_call import LONGEST_ANSWER_S, RollCall, is_of_communication, this_process
 from tracking.base import Row, Tracker
@@ -91,6 +91,14 @@ class Ranks:
         for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(part.reshape(tensor.shape))
 
+    def whole(self, rows: Tensor, count: int) -> Tensor:
+        """The processes' blocks of `count` rows put together, [count, ...], on each of them."""
+        if self.group is None:
+            return rows
+        found = rows.new_zeros(count, *rows.shape[1:])
+        found[self.rows(count)] = rows
+        return self.sum_(found)
+
     def largest(self, number: int) -> int:
         """The largest of the processes' numbers. Waits for all."""
         if self.group is None:
@@ -143,6 +151,18 @@ class Ranks:
                 raise problem
             raise SystemExit(codes[failed[0]])
         return result  # type: ignore[return-value]
+
+    def host_by_host(self, work: Callable[[], T]) -> T:
+        """As `together`, where the first process of each host is done before the others of it begin.
+
+        It downloads what is not there, and they find it.
+        """
+        if self.local_rank == 0:
+            found = self.together(work)
+            self.together(lambda: None)
+            return found
+        self.together(lambda: None)
+        return self.together(work)
 
     @contextmanager
     def on_first(self, context: AbstractContextManager[Any]) -> Iterator[None]:
@@ -227,10 +247,10 @@ def exit_code(error: BaseException) -> int:
     return USER_ERROR if isinstance(error, ValueError) else 1
 
 
-def joined(config: Config) -> tuple[Ranks, str]:
+def joined(config: DataConfig) -> tuple[Ranks, str]:
     """This process among those that torchrun started, and a sentence about its device, empty when all is as asked.
 
-    Raises ConfigError, one line, where the batch does not divide among the processes or a host has too few GPUs.
+    Raises ConfigError, one line, where --nproc says another number of them or a host has too few GPUs.
     """
     size = world_size()
     if size == 1:
@@ -252,7 +272,6 @@ def joined(config: Config) -> tuple[Ranks, str]:
     def checked() -> tuple[torch.device, str]:
         if config.nproc not in (1, size):
             raise ConfigError(f"--nproc {config.nproc}: torchrun has started {size} processes; leave it out")
-        require_divisible(config.batch_size, size)
         return device_of(config.gpu, local_rank)
 
     try:

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from darp.estimation import estimate, published_estimate
 from data import Dataset, Split
 from semi.config import Config, ConfigError, DataConfig, EstimateConfig
-from semi.estimation_training import EstimationTraining, started_or_resumed
+from semi.distributed import Ranks
+from semi.estimation_training import share, started_or_resumed
 from semi.lock import held_alone
 from semi.run_folder import digest
 from semi.split import dataset_for, split_for
@@ -83,28 +83,43 @@ def how_to_use(config: EstimateConfig) -> str:
     return f"train with {' '.join(flags)} and the same data flags"
 
 
-def load_or_estimate(config: EstimateConfig, device: torch.device) -> dict[str, Any]:
+def load_or_estimate(config: EstimateConfig, ranks: Ranks) -> dict[str, Any]:
     """The cached record, or a new one, which is then cached. What was interrupted goes on, but with `overwrite`.
 
-    Raises ConfigError where the distribution cannot be told, with the remedy, and before any training where the folder
-    of the estimates cannot be written to.
+    Processes call this together and get the same record; the first one alone reads and writes files here.
+
+    Raises NotIdentifiable, on all of them, where the distribution cannot be told, with the remedy; ConfigError, on one
+    of them, before any training where the folder of the estimates cannot be written to.
     """
     path = estimate_path(config)
-    if path.exists() and not config.overwrite:
-        return read_record(path)
-    dataset = dataset_for(config)
-    split = split_for(config, dataset, include_labeled=False)
-    prove_writable(path.parent)
-    with held_alone(path.with_name(f"{path.name}.lock"), wait=partial(_say_waiting, path)):
+    if not config.overwrite and ranks.by_first(path.exists):
+        return told(ranks.by_first(lambda: parsed(path)), path)
+    dataset, split = ranks.host_by_host(lambda: images_of(config))
+    ranks.together(lambda: share(config.batch_size, ranks))
+    ranks.by_first(lambda: prove_writable(path.parent))
+    partial_file = path.with_suffix(PARTIAL_SUFFIX)
+
+    def prepare() -> bool:
         clear_temporary_files(path.parent, path.stem)
-        partial_file = path.with_suffix(PARTIAL_SUFFIX)
         if config.overwrite:
             partial_file.unlink(missing_ok=True)
-        if config.overwrite or not path.exists():  # else another process has made it meanwhile
-            record = run_estimation(config, device, dataset, split, partial_file)
-            write_atomically(path, json.dumps(record, indent=1) + "\n")
-        partial_file.unlink(missing_ok=True)
-    return read_record(path)
+        return config.overwrite or not path.exists()  # else another run has made it meanwhile
+
+    def keep(record: dict[str, Any]) -> None:
+        write_atomically(path, json.dumps(record, indent=1) + "\n")
+
+    with held_alone(path.with_name(f"{path.name}.lock"), wait=partial(_say_waiting, path), ranks=ranks):
+        if ranks.by_first(prepare):
+            record = run_estimation(config, ranks, dataset, split, partial_file)
+            ranks.by_first(lambda: keep(record))
+        ranks.by_first(lambda: partial_file.unlink(missing_ok=True))
+    return told(ranks.by_first(lambda: parsed(path)), path)
+
+
+def images_of(config: EstimateConfig) -> tuple[Dataset, Split]:
+    """Raises ConfigError or DataError, one line."""
+    dataset = dataset_for(config)
+    return dataset, split_for(config, dataset, include_labeled=False)
 
 
 def _say_waiting(path: Path, holder: str) -> None:
@@ -128,18 +143,28 @@ def read_record(path: Path) -> dict[str, Any]:
 
     NotIdentifiable where it says itself that the distribution could not be told.
     """
+    return told(parsed(path), path)
+
+
+def told(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    """`record` of the file `path`. Raises NotIdentifiable where it says that the distribution could not be told."""
+    if not record["identifiable"]:
+        raise NotIdentifiable(
+            f"--est: the unlabeled class distribution cannot be told: {record['reason']} ({path})"
+        )
+    return record
+
+
+def parsed(path: Path) -> dict[str, Any]:
+    """A record with a class distribution, or with the reason why there is none. Raises ConfigError for other files."""
     try:
         record: dict[str, Any] = json.loads(path.read_text())
-        identifiable, dist, num_classes = record["identifiable"], record["dist"], len(record["class_names"])
-        if not identifiable:
-            raise NotIdentifiable(
-                f"--est: the unlabeled class distribution cannot be told: {record['reason']} ({path})"
-            )
+        dist, num_classes = record["dist"], len(record["class_names"])
+        if not record["identifiable"] and record["reason"]:
+            return record
         numbers = np.array(dist, dtype=np.float64)
         if numbers.shape == (num_classes,) and (numbers >= 0).all() and abs(numbers.sum() - 1) < 1e-6:
             return record
-    except NotIdentifiable:
-        raise
     except (OSError, ValueError, KeyError, TypeError):
         pass
     raise ConfigError(f"--est: {path} is not an estimate; move it away, or run estimate.py with --overwrite")
@@ -171,7 +196,7 @@ def read_estimate(path: Path) -> list[float]:
 
 def run_estimation(
     config: EstimateConfig,
-    device: torch.device,
+    ranks: Ranks,
     dataset: Dataset,
     split: Split,
     partial_file: Path | None = None,
@@ -180,11 +205,7 @@ def run_estimation(
 
     Writes nothing but its state into `partial_file`, from which it also goes on where one is there.
     """
-    training = (
-        started_or_resumed(config, device, dataset, split, partial_file)
-        if partial_file
-        else EstimationTraining(config, device, dataset, split)
-    )
+    training = started_or_resumed(config, ranks, dataset, split, partial_file)
     training.run(partial_file)
     predictions, labels = training.predictions, training.heldout_labels
     found = estimate(
@@ -193,6 +214,7 @@ def run_estimation(
         predictions.unlabeled / predictions.epochs,
         max_condition=config.th_cond,
         seed=config.seed,
+        group=ranks.group,
     )
     published, accepted = published_estimate(predictions.per_epoch, max_condition=config.th_cond)
     return {

@@ -1,4 +1,9 @@
-"""The supervised training behind an estimate: it can be stopped after any step and goes on as if it had not been."""
+"""The supervised training behind an estimate: it can be stopped after any step and goes on as if it had not been.
+
+Where there are several processes, all of them draw the same batch, and each learns from its share of it. A weak view
+costs next to nothing beside the network, and so the number of processes changes no draw: also one that goes on with
+another number of them draws what one process would have drawn. Each predicts its own block of the images.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +23,8 @@ from data import Dataset, Loader, Split, normalize
 from models import build_model
 from semi import checkpoint, stopping
 from semi.checkpoint import CheckpointError
-from semi.config import EstimateConfig
+from semi.config import ConfigError, EstimateConfig
+from semi.distributed import Ranks
 from semi.ema import Ema
 from semi.losses import soft_cross_entropy
 from semi.mixing import mixup
@@ -36,7 +42,8 @@ class Predictions:
 
     Attributes:
         per_epoch: (confusion matrix [K, K] on the held-out images, mean prediction [K] for the unlabeled ones) of each.
-        heldout, unlabeled: sums over the last epochs, float64 [n, K] and [N, K]; empty before these.
+        heldout, unlabeled: sums over the last epochs, float64 [n, K] and, of this process's rows of the unlabeled
+            images, [N, K]; empty before these.
         epochs: how many epochs are in the sums.
     """
 
@@ -45,44 +52,56 @@ class Predictions:
     unlabeled: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
     epochs: int = 0
 
-    def add(self, heldout: np.ndarray, labels: np.ndarray, unlabeled: np.ndarray, *, keep: bool) -> None:
-        """Predictions [n, K] on held-out images with labels [n], and [N, K] on the unlabeled ones, of one epoch."""
-        self.per_epoch.append((confusion_matrix(heldout, labels), unlabeled.mean(axis=0)))
+    def add(
+        self, heldout: np.ndarray, labels: np.ndarray, unlabeled: np.ndarray, mean: np.ndarray, *, keep: bool
+    ) -> None:
+        """Predictions of one epoch: [n, K] on held-out images with labels [n], [N, K] on the unlabeled ones of this
+        process, and the mean [K] over those of all."""
+        self.per_epoch.append((confusion_matrix(heldout, labels), mean))
         if keep:
             self.heldout = self.heldout + heldout if self.epochs else heldout
             self.unlabeled = self.unlabeled + unlabeled if self.epochs else unlabeled
             self.epochs += 1
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, ranks: Ranks, num_unlabeled: int) -> dict[str, Any]:
+        """The same on all of the processes, which call this together."""
+        unlabeled = torch.from_numpy(self.unlabeled)
         return {
             "per_epoch": [(torch.from_numpy(c), torch.from_numpy(p)) for c, p in self.per_epoch],
             "heldout": torch.from_numpy(self.heldout),
-            "unlabeled": torch.from_numpy(self.unlabeled),
+            "unlabeled": ranks.whole(unlabeled, num_unlabeled) if self.epochs else unlabeled,
             "epochs": self.epochs,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], rows: slice) -> None:
+        """`rows` are this process's of the unlabeled images."""
         self.per_epoch = [(c.numpy(), p.numpy()) for c, p in state["per_epoch"]]
-        self.heldout, self.unlabeled = state["heldout"].numpy(), state["unlabeled"].numpy()
+        self.heldout, self.unlabeled = state["heldout"].numpy(), state["unlabeled"][rows].numpy()
         self.epochs = int(state["epochs"])
 
 
 class EstimationTraining:
     """Network, optimizer and predictions of one estimation. `split` is without labeled images among the unlabeled ones.
 
+    Building it communicates nothing. Where there are several processes, they call each method together.
+
     Attributes:
         predictions: of the epochs that are done.
         heldout_labels: int64 [n], the classes of the held-out images.
     """
 
-    def __init__(self, config: EstimateConfig, device: torch.device, dataset: Dataset, split: Split) -> None:
+    def __init__(self, config: EstimateConfig, ranks: Ranks, dataset: Dataset, split: Split) -> None:
         torch.manual_seed(config.seed)
-        self.config, self.device, self.dataset, self.split = config, device, dataset, split
+        self.config, self.ranks, self.dataset, self.split = config, ranks, dataset, split
+        self.device = ranks.device
+        self.share = share(config.batch_size, ranks)
         images_x, labels_x = dataset.train_images[split.index_x], dataset.train_labels[split.index_x]
         heldout, rest = hold_out(labels_x, config.num_val)
         self.heldout_images, self.heldout_labels = images_x[heldout], labels_x[heldout].numpy()
         self.images_u = dataset.images_at(split.index_u)
-        self.model = build_model(config.arch, len(dataset.class_names)).to(device)
+        self.model = build_model(config.arch, len(dataset.class_names)).to(self.device)
+        self.learner: nn.Module = self.model  # its gradients are those of the whole batch
+        self.statistics = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
         self.ema = Ema(self.model, config.ema_decay)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=config.lr, momentum=0.9, weight_decay=config.wd
@@ -101,7 +120,7 @@ class EstimationTraining:
             std=dataset.std,
             flip=dataset.flip,
             augment=config.augment,
-            device=device,
+            device=self.device,
             seed=config.seed,
         )
         self.predictions = Predictions()
@@ -112,19 +131,20 @@ class EstimationTraining:
 
         Raises SystemExit at a request to stop.
         """
-        pace, told, steps = Pace(CHECKPOINT_EVERY_S), False, self.config.val_iteration
-        done = self.epoch * steps + self.step
-        with stopping.held(), Progress(self.config.epochs * steps, done, "estimating") as progress:
+        pace, told, steps, ranks = Pace(CHECKPOINT_EVERY_S), False, self.config.val_iteration, self.ranks
+        every, done = self.config.epochs * steps, self.epoch * steps + self.step
+        self.learner = ranks.replicated(self.model)
+        with stopping.held(), Progress(every, done, "estimating", shown=ranks.is_first) as progress:
             while self.epoch < self.config.epochs:
                 self.train_step()
                 progress.step()
                 if self.step == steps:
                     self.finish_epoch()
                     progress.now_and_then(f"estimating: {self.epoch} of {self.config.epochs} epochs")
-                if pace.due():
+                if ranks.largest(pace.due()):
                     with pace.saving():
                         told = save(self, saved, told) if saved else told
-                    stopping.end_if_requested()
+                    stopping.end_if_requested(ranks.largest(stopping.waiting()))
 
     def train_step(self) -> None:
         """One batch of cross-entropy, with mixup where `alpha` is above 0."""
@@ -136,25 +156,35 @@ class EstimationTraining:
         )
         if self.config.alpha > 0:
             images, targets = mixup(images, targets, self.config.alpha)
-        loss = soft_cross_entropy(self.model(images), targets)
+        images, targets = images[self.share], targets[self.share]
+        loss = soft_cross_entropy(self.learner(images), targets)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        # The processes' gradients are averaged as if their shares were equal.
+        (loss * (len(images) * self.ranks.size / self.config.batch_size)).backward()
         self.optimizer.step()
+        self.ranks.mean_(self.statistics)
         self.ema.update()
         self.step += 1
 
     def finish_epoch(self) -> None:
         self.schedule.step()
+        heldout, unlabeled = self.predicted(self.heldout_images), self.predicted(self.images_u)
         self.predictions.add(
-            predict(self.ema.model, self.heldout_images, self.dataset, self.device),
+            self.ranks.whole(heldout, len(self.heldout_images)).numpy(),
             self.heldout_labels,
-            predict(self.ema.model, self.images_u, self.dataset, self.device),
+            unlabeled.numpy(),
+            (self.ranks.sum_(unlabeled.sum(dim=0)) / len(self.images_u)).numpy(),
             keep=self.epoch >= self.first_kept,
         )
         self.epoch, self.step = self.epoch + 1, 0
 
+    def predicted(self, images: Tensor) -> Tensor:
+        """Class probabilities float64 [rows, K] of this process's block of images [n, 3, H, W], on the CPU."""
+        mine = images[self.ranks.rows(len(images))]
+        return predict(self.ema.model, mine, self.dataset, self.device)
+
     def state_dict(self) -> dict[str, Any]:
-        """All that the coming steps and the estimate depend on."""
+        """All that the coming steps and the estimate depend on, for any number of processes."""
         return {
             "images": torch.cat([self.split.index_x, self.split.index_u]),
             "epoch": self.epoch,
@@ -164,12 +194,15 @@ class EstimationTraining:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "loader": self.loader.state_dict(),
-            "predictions": self.predictions.state_dict(),
-            "random": checkpoint.random_state(),
+            "predictions": self.predictions.state_dict(self.ranks, len(self.images_u)),
+            "random": [generator.get_state() for generator in generators(self.device)],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken. Raises errors of many kinds where it does not fit, and is then half loaded."""
+        """Go on where `state` was taken. Raises errors of many kinds where it does not fit, and is then half loaded.
+
+        Communicates nothing.
+        """
         if not torch.equal(state["images"], torch.cat([self.split.index_x, self.split.index_u])):
             raise ValueError("it is of other images, or of another order of them")
         self.loader.load_state_dict(state["loader"])
@@ -177,15 +210,38 @@ class EstimationTraining:
         self.ema.model.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.predictions.load_state_dict(state["predictions"])
-        checkpoint.restore_random_state(state["random"])
+        self.predictions.load_state_dict(state["predictions"], self.ranks.rows(len(self.images_u)))
+        for generator, saved in zip(generators(self.device), state["random"], strict=True):
+            generator.set_state(saved)
         self.epoch, self.step = int(state["epoch"]), int(state["step"])
+
+
+def share(batch_size: int, ranks: Ranks) -> slice:
+    """This process's images of a batch, one more or less than another's.
+
+    Raises ConfigError where a process would have none.
+    """
+    if ranks.size > batch_size:
+        raise ConfigError(
+            f"--batch_size {batch_size} of the estimation: {ranks.size} processes would not have an image each; make "
+            f"the estimate with {batch_size} or fewer first (estimate.py --nproc {batch_size}, the same data flags)"
+        )
+    return slice(ranks.rank * batch_size // ranks.size, (ranks.rank + 1) * batch_size // ranks.size)
+
+
+def generators(device: torch.device) -> list[torch.Generator]:
+    """What mixup draws from on `device`, with the CPU's."""
+    own = [torch.cuda.default_generators[device.index or 0]] if device.type == "cuda" else []
+    return [torch.default_generator, *own]
 
 
 def save(training: EstimationTraining, path: Path, told: bool) -> bool:
     """Write the state. A full disk ends nothing and is said once; returns whether it was said (`told`: before)."""
+    state = training.state_dict()
+    if not training.ranks.is_first:
+        return told
     try:
-        checkpoint.save(path, training.state_dict())
+        checkpoint.save(path, state)
     except OSError as error:
         if not told:
             print(
@@ -196,23 +252,40 @@ def save(training: EstimationTraining, path: Path, told: bool) -> bool:
 
 
 def started_or_resumed(
-    config: EstimateConfig, device: torch.device, dataset: Dataset, split: Split, saved: Path
+    config: EstimateConfig, ranks: Ranks, dataset: Dataset, split: Split, saved: Path | None
 ) -> EstimationTraining:
-    """A training that goes on from the file `saved` where that can be; one line on standard error says how it went."""
-    training = EstimationTraining(config, device, dataset, split)
-    if not saved.exists():
-        return training
+    """A training that goes on from the file `saved` where that can be; one line on standard error says how it went.
+
+    The first process alone reads the file.
+    """
+
+    def fresh() -> EstimationTraining:
+        return ranks.together(lambda: EstimationTraining(config, ranks, dataset, split))
+
+    training = fresh()
+    state, reason = ranks.by_first(lambda: saved_state(saved) if saved else (None, ""))
+    if state is not None:
+        try:
+            training.load_state_dict(state)
+        except Exception as error:  # what does not fit fails anywhere in torch's own restoring
+            reason = f"{saved}: it does not fit: {(str(error) or type(error).__name__).splitlines()[0]}"
+        reason = next(filter(None, ranks.gather(reason)), "")
+    if reason:
+        ranks.say(f"{reason}; the estimation starts again")
+        return fresh()
+    if state is not None:
+        ranks.say(f"estimating: going on from {saved}, epoch {training.epoch}")
+    return training
+
+
+def saved_state(path: Path) -> tuple[dict[str, Any] | None, str]:
+    """The state in a file, and why there is none in it; the reason is empty where there is no such file."""
+    if not path.exists():
+        return None, ""
     try:
-        training.load_state_dict(checkpoint.load(saved, said=""))
+        return checkpoint.load(path, said=""), ""
     except CheckpointError as error:
-        reason = str(error).partition("; use ")[0]
-    except Exception as error:  # what does not fit fails anywhere in torch's own restoring
-        reason = f"{saved}: it does not fit: {(str(error) or type(error).__name__).splitlines()[0]}"
-    else:
-        print(f"estimating: going on from {saved}, epoch {training.epoch}", file=sys.stderr)
-        return training
-    print(f"{reason}; the estimation starts again", file=sys.stderr)
-    return EstimationTraining(config, device, dataset, split)
+        return None, str(error).partition("; use ")[0]
 
 
 def hold_out(labels: Tensor, num_val: int) -> tuple[Tensor, Tensor]:
@@ -228,8 +301,8 @@ def hold_out(labels: Tensor, num_val: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Tensor, dataset: Dataset, device: torch.device) -> np.ndarray:
-    """Class probabilities float64 [n, K] of uint8 images [n, 3, H, W], in evaluation mode."""
+def predict(model: nn.Module, images: Tensor, dataset: Dataset, device: torch.device) -> Tensor:
+    """Class probabilities float64 [n, K] of uint8 images [n, 3, H, W], in evaluation mode, on the CPU."""
     model.eval()
     chunks = [normalize(c.to(device), dataset.mean, dataset.std) for c in images.split(EVALUATION_BATCH)]
-    return torch.cat([model(chunk).softmax(dim=1) for chunk in chunks]).double().cpu().numpy()
+    return torch.cat([model(chunk).softmax(dim=1) for chunk in chunks]).double().cpu()

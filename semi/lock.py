@@ -5,9 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 
+import torch
+
 from semi.config import ConfigError
+from semi.distributed import Ranks
 from semi.run_folder import keep_aside
 from tracking.local import clear_temporary_files
 from tracking.lock import holder, lock, release, run_lock
@@ -16,30 +20,42 @@ POLL_S = 0.5
 
 
 @contextmanager
-def held_alone(path: Path, wait: Callable[[str], None] | None = None) -> Iterator[None]:
+def held_alone(
+    path: Path, wait: Callable[[str], None] | None = None, ranks: Ranks | None = None
+) -> Iterator[None]:
     """Hold the lock of the file `path`, which names the holder meanwhile and is removed at the end.
 
     wait: called once with the holder's name where another process holds it; then this one waits for it. None: refuse.
+    ranks: processes that enter this together: the first one holds the lock, and all of them wait for it. None: alone.
 
     Raises ConfigError, one line with the holder, when it is held by another process. A file system without locks is
     said on standard error, and counts as free.
     """
-    file = lock(path)
+    ranks = ranks or Ranks(torch.device("cpu"))
+    held: list[TextIOWrapper] = []
     told = False
-    while file is None:
-        if wait is None:
+
+    def taken() -> bool:
+        nonlocal told
+        if (file := lock(path)) is not None:
+            held.append(file)
+        elif wait is None:
             raise ConfigError(
                 f"{path.parent}: {holder(path)} is writing to it; wait for its end, or use another --out or --run_name"
             )
-        if not told:
+        elif not told:
             wait(holder(path))
-        told = True
+            told = True
+        return bool(held)
+
+    # The others hear of each try: who waits for another process of the run too long takes it for hanging.
+    while not ranks.by_first(taken):
         time.sleep(POLL_S)
-        file = lock(path)
     try:
         yield
     finally:
-        release(path, file)
+        for file in held:
+            release(path, file)
 
 
 @contextmanager

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 import secrets
 import shutil
-import warnings
 import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +25,7 @@ from torch import Tensor
 from semi import checkpoint
 from semi.checkpoint import BEST_FILE, CHECKPOINT_FILE, PREVIOUS_FILE, CheckpointError
 from semi.distributed import Ranks
+from tracking import shards
 
 PREFIX = "rows-"
 PIECE = 1 << 24  # bytes that are summed up at a time
@@ -85,15 +84,15 @@ def read_table(
         key: _spread(torch.empty_like(like[key], device="cpu"), record["rows"], ranks)
         for key in record["tables"]
     }
-    _load(state, path)
+    shards.load(state, path)
     return {key: rows.to_local() if hasattr(rows, "to_local") else rows for key, rows in state.items()}
 
 
 def read_own(beside: Path, record: Mapping[str, Any], rank: int) -> Any:
     """What process `rank` of those that wrote had of its own."""
     path, key = beside.parent / record["folder"], f"own.{rank}"
-    packed = torch.empty(_reader(path).read_metadata().state_dict_metadata[key].size, dtype=torch.uint8)
-    _load({key: packed}, path)
+    packed = torch.empty(shards.saved(path)[key].size, dtype=torch.uint8)
+    shards.load({key: packed}, path)
     return torch.load(io.BytesIO(packed.numpy().tobytes()), map_location="cpu", weights_only=True)
 
 
@@ -155,45 +154,3 @@ def _checksum(file: Path) -> int:
         while piece := content.read(PIECE):
             total = zlib.crc32(piece, total)
     return total
-
-
-def _load(state: dict[str, Any], path: Path) -> None:
-    """Fill the tensors of `state`, each process by itself."""
-    from torch.distributed.checkpoint.state_dict_loader import load
-
-    with warnings.catch_warnings():  # that no process group is used, which is as it should be
-        warnings.simplefilter("ignore", UserWarning)
-        load(state, storage_reader=_reader(path), no_dist=True)
-
-
-def _reader(path: Path) -> Any:
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
-    from torch.distributed.checkpoint.metadata import Metadata
-
-    class Reader(FileSystemReader):
-        """Reads the list of what is where without running anything that it holds; torch's own would."""
-
-        def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-            with (path / ".metadata").open("rb") as file:
-                metadata: Metadata = _PlainUnpickler(file).load()
-            return metadata
-
-    return Reader(path)
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Makes sizes, types, paths, and the records of torch.distributed.checkpoint, and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        records = module == "torch.distributed.checkpoint.metadata"
-        plain = (module, name) in {
-            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-            ("torch.serialization", "_get_layout"),
-            ("torch", "Size"),
-            ("pathlib", "PosixPath"),
-            ("pathlib._local", "PosixPath"),
-        }
-        dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        if not (records or plain or dtype):
-            raise pickle.UnpicklingError(f"{module}.{name} has no place in it")
-        return super().find_class(module, name)

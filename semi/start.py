@@ -9,14 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from data import DataError, Dataset, FilesMissingError, known_counts
 from semi import checkpoint
 from semi.checkpoint import CheckpointError
-from semi.config import ONLINE, USER_ERROR, Config, ConfigError, EstimateConfig
-from semi.device import choose_algorithms, conditions, pick_device
+from semi.config import ONLINE, USER_ERROR, Config, ConfigError, EstimateConfig, require_divisible
+from semi.device import choose_algorithms, conditions
 from semi.distributed import Ranks, joined
 from semi.estimation import (
     NotIdentifiable,
@@ -52,6 +51,10 @@ def start_training(
         ranks, note = joined(config)
         with ranks.naming_the_missing():
             train(ranks, note, config, options, more, fetch, fetch_estimate)
+    except NotIdentifiable as error:
+        if ranks and ranks.is_first:
+            print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        return USER_ERROR
     except (ConfigError, DataError, CheckpointError) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         return USER_ERROR
@@ -77,8 +80,7 @@ def train(
     consumed = config.resume.removeprefix("wandb:") if config.resume.startswith("wandb:") else ""
     if consumed:
         config = ranks.by_first(lambda: fetched(config, consumed, fetch))
-    if ranks.size > 1:
-        ranks.by_first(lambda: refuse_what_one_process_does(config, options))
+    ranks.together(lambda: require_divisible(config.batch_size, ranks.size))
     folder = run_folder(config, sweep_trial())
     ranks.by_first(lambda: tell_sweep(folder))
     resume_from = resume_point_of(ranks, config, folder)
@@ -88,13 +90,8 @@ def train(
     device = ranks.device
     choose_algorithms(device, config.deterministic)
     stand_in = dry_dataset(config) if config.dry_run else None
-    dist = ranks.by_first(lambda: estimated_dist(config, device, fetch_estimate))
-    if ranks.local_rank == 0:  # it downloads what is not there, and the others of its host find it
-        job = ranks.together(lambda: build_job(config, device, dist, stand_in, ranks))
-        ranks.together(lambda: None)
-    else:
-        ranks.together(lambda: None)
-        job = ranks.together(lambda: build_job(config, device, dist, stand_in, ranks))
+    dist = estimated_dist(config, ranks, fetch_estimate)
+    job = ranks.host_by_host(lambda: build_job(config, device, dist, stand_in, ranks))
     for sentence in (note, resume_from.note if resume_from else "", *warnings(job)):
         if sentence:
             ranks.say(sentence)
@@ -116,20 +113,6 @@ def train(
     run(job, folder, resume_from, Fanout(trackers))
 
 
-def refuse_what_one_process_does(config: Config, options: Sequence[Any]) -> None:
-    """ConfigError for what a run of several processes cannot do."""
-    if any(getattr(given, "wandb_artifacts", False) for given in options):
-        raise ConfigError(
-            "--wandb_artifacts: several processes keep their pseudo-labels in a folder beside the checkpoint, which is "
-            "not uploaded; leave it out, or train in one process"
-        )
-    if config.est and not config.est_from and not estimate_path(estimate_config(config)).exists():
-        raise ConfigError(
-            "--est: the estimate is not there yet, and one process makes it; run estimate.py with the same data flags "
-            "first, or name one (--est FILE)"
-        )
-
-
 def resume_point_of(ranks: Ranks, config: Config, folder: Path) -> ResumePoint | None:
     """Where all of them go on from: the first one looks, the others read what it found."""
     found: list[ResumePoint | None] = []
@@ -146,13 +129,16 @@ def resume_point_of(ranks: Ranks, config: Config, folder: Path) -> ResumePoint |
 
 def start_estimation(config: EstimateConfig, options: Sequence[Any], more: Callable[..., None] | None) -> int:
     """Estimate and print it; `more`, and the exit code, are those of `semi.commands.estimate`."""
+    ranks = None
     try:
-        device, note = pick_device(config.gpu)
-        if note:
-            print(note, file=sys.stderr)
-        record = load_or_estimate(config, device)
+        ranks, note = joined(config)
+        with ranks.naming_the_missing():
+            if note:
+                ranks.say(note)
+            record = load_or_estimate(config, ranks)
     except NotIdentifiable as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        if ranks and ranks.is_first:
+            print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         return 1
     except (ConfigError, DataError) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
@@ -160,6 +146,11 @@ def start_estimation(config: EstimateConfig, options: Sequence[Any], more: Calla
     except OSError as error:
         print(f"{Path(sys.argv[0]).name}: {in_one_line(error)}", file=sys.stderr)
         return exit_code_of(error)
+    finally:
+        if ranks:
+            ranks.leave()
+    if not ranks.is_first:
+        return 0
     print_estimate(record)
     if more:
         more(estimate_path(config), record, *options)
@@ -181,30 +172,35 @@ def dry_dataset(config: Config) -> Dataset:
 
 
 def estimated_dist(
-    config: Config, device: torch.device, fetch: Callable[[str, Path], Path] | None = None
+    config: Config, ranks: Ranks, fetch: Callable[[str, Path], Path] | None = None
 ) -> list[float] | None:
     """What `--est` aims at, estimated now if no cached estimate is there; a dry run only says that it would be."""
     if not config.est or config.est_from == ONLINE:
         return None
+    if config.est_from:
+        return ranks.by_first(lambda: named_estimate(config, fetch))
+    wanted = estimate_config(config)
+    if config.dry_run and not ranks.by_first(estimate_path(wanted).exists):
+        ranks.say(f"--est: would be estimated first, into {estimate_path(wanted)}")
+        return None
+    dist: list[float] = load_or_estimate(wanted, ranks)["dist"]
+    return dist
+
+
+def named_estimate(config: Config, fetch: Callable[[str, Path], Path] | None) -> list[float]:
+    """The estimate in the file or the artifact that `--est` names. Raises ConfigError, one line."""
     if is_file(config.est_from):
         return read_estimate(Path(config.est_from))
-    if config.est_from:
-        if fetch is None:
-            raise ConfigError(
-                f"--est wandb:{config.est_from}: only train_with_wandb.py fetches artifacts; start that one"
-            )
-        try:
-            return read_estimate(fetch(config.est_from, Path(config.estimation_dir) / "wandb"))
-        except ConfigError:
-            raise
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-    wanted = estimate_config(config)
-    if config.dry_run and not estimate_path(wanted).exists():
-        print(f"--est: would be estimated first, into {estimate_path(wanted)}", file=sys.stderr)
-        return None
-    dist: list[float] = load_or_estimate(wanted, device)["dist"]
-    return dist
+    if fetch is None:
+        raise ConfigError(
+            f"--est wandb:{config.est_from}: only train_with_wandb.py fetches artifacts; start that one"
+        )
+    try:
+        return read_estimate(fetch(config.est_from, Path(config.estimation_dir) / "wandb"))
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def fetched(config: Config, name: str, fetch: Callable[[str, Path], Path] | None) -> Config:

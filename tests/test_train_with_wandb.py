@@ -1,5 +1,6 @@
 """train_with_wandb.py as a user starts it, against a stand-in backend that the real SDK talks to."""
 
+import io
 import json
 import re
 import signal
@@ -14,11 +15,15 @@ import torch
 import yaml
 
 from semi.commands import train as entry
-from semi.config import WandbOptions
+from semi.config import Config, WandbOptions
+from semi.job import build_job
+from semi.run_folder import resume_point
+from semi.snapshot import restore
 from tests.commands import run_here, without_wandb
 from tests.semi.runs import TINY, rows
 from tests.wandb_server import API_KEY, WandbServer
 from tests.wandb_server.quick import QUICK_RETRIES
+from tracking.online.artifacts import fetch_checkpoint
 from tracking.online.run_writer import encode
 
 ROOT = Path(__file__).parents[1]
@@ -250,6 +255,34 @@ def test_artifacts_are_the_best_and_last_checkpoint_and_the_pseudo_labels_and_tr
     assert "already holds a run" in train(environment, tmp_path / "elsewhere", *flags, code=2)
     missing = "--resume=wandb:lab/p/nothing:last"
     assert "use wandb:ENTITY/PROJECT/NAME:ALIAS" in train(environment, tmp_path / "new", missing, code=2)
+
+
+def test_artifacts_of_two_processes_hold_the_rows_of_both_and_one_process_goes_on_from_them(
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = server.env(tmp_path) | {"WANDB_ENTITY": "lab", "WANDB_PROJECT": "p"}
+    train_alone(environment, tmp_path / "out", "--wandb_artifacts", "--nproc=2", "--epochs=1")
+    (uploaded,) = (artifact for artifact in server.artifacts if artifact.type == "model")
+    (folder,) = (tmp_path / "out" / "r").glob("rows-*")
+    local = {f"{folder.name}/{file.name}": file.read_bytes() for file in folder.iterdir()}
+    assert len(local) == 3  # one of each process, and what is where
+    assert {name: content for name, content in uploaded.files.items() if "/" in name} == local
+
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    got = fetch_checkpoint("lab/p/r-checkpoint:last", tmp_path / "got" / "r")
+    config = Config(
+        **TINY | {"out": str(tmp_path / "got"), "run_name": "r", "refine": "darp"}, resume=str(got)
+    )
+    job, point = build_job(config, torch.device("cpu")), resume_point(config, got.parent)
+    assert point is not None
+    assert restore(job, point) == 1
+    assert int(job.store.visited.sum()) == 64
+    (labels,) = (artifact for artifact in server.artifacts if artifact.type == "pseudo-labels")
+    with np.load(io.BytesIO(labels.files["pseudo_labels.npz"])) as table:
+        assert np.array_equal(table["orig"], job.store.orig)
+        assert np.array_equal(table["refined"], job.store.refined)
+        assert np.array_equal(table["index"], job.split.index_u)
 
 
 def test_an_alert_reaches_the_server_with_its_remedy_and_ends_a_hopeless_run_when_asked(

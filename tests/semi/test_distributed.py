@@ -1,6 +1,7 @@
 """A training of several gloo processes from the command line: one folder, one voice, one row an epoch."""
 
 import io
+import json
 import os
 import pickle
 import shutil
@@ -13,21 +14,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from torch import Tensor
 
-from semi import checkpoint
-from semi.config import Config, ConfigError, WandbOptions
+from data import load_dataset
+from models import BACKBONES, build_model
+from semi import checkpoint, commands, launch, stopping
+from semi.cli import parse
+from semi.config import Config, ConfigError, DataConfig, EstimateConfig
 from semi.distributed import Ranks, block, derived_seed
+from semi.estimation import estimate_path, load_or_estimate
+from semi.estimation_training import predict, share
 from semi.job import build_job
 from semi.lock import claimed
 from semi.run_folder import resume_point, run_folder
-from semi.sharding import _PlainUnpickler
 from semi.snapshot import restore
-from semi.start import refuse_what_one_process_does
 from tests.semi.runs import TINY, rows, train
+from tracking.shards import PlainUnpickler
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,9 +81,9 @@ def together(
             process.kill()
 
 
-def torchrun(c: Config, size: int, *more: str) -> list[str]:
+def torchrun(size: int, *words: str) -> list[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
-    return [*launcher, *more, "train.py", *flags(c)]
+    return [*launcher, *words]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +91,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of a run of two processes, and what it said."""
     c = config(tmp_path_factory.mktemp("two"))
     done = subprocess.run(
-        torchrun(c, 2), cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True, timeout=120
+        torchrun(2, "train.py", *flags(c)),
+        cwd=ROOT,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     return run_folder(c), done.stderr
@@ -145,12 +156,12 @@ def when_rows_are_there(folder: Path, number: int) -> None:
 def test_after_a_kill_torchrun_goes_on_from_the_last_checkpoint_as_if_nothing_had_been(run, tmp_path):
     c = config(tmp_path, resume="auto")
     launcher = subprocess.Popen(
-        torchrun(c, 2, "--max-restarts=1"), cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True
-    )
+        torchrun(2, "--max-restarts=1", "train.py", *flags(c)),
+        cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     try:
         when_rows_are_there(tmp_path / "r", 2)
-        children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
-        second = next(pid for pid in children if "RANK=1" in environment_of(pid))
+        second = next(pid for pid in children_of(launcher) if "RANK=1" in environment_of(pid))
         os.kill(int(second), signal.SIGKILL)
         done = len(rows(tmp_path / "r"))
         said = launcher.communicate(timeout=120)[1]
@@ -161,6 +172,10 @@ def test_after_a_kill_torchrun_goes_on_from_the_last_checkpoint_as_if_nothing_ha
     assert "going on from" in said
     assert f"process 1 of 2 (process id {second} on {socket.gethostname()}) has ended" in said
     assert rows(tmp_path / "r") == rows(run[0])
+
+
+def children_of(process: subprocess.Popen[str]) -> list[str]:
+    return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
 
 
 def environment_of(pid: str) -> list[str]:
@@ -263,12 +278,120 @@ def test_nproc_runs_as_a_trial_of_a_sweep(tmp_path):
     assert len(rows(tmp_path / "r")) == 1
 
 
+PATIENCE_S = 120
+PRESET = "configs/digits_regime_many.yaml"
+
+
+@pytest.fixture(scope="module")
+def estimating_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Folder of a run of two processes that had to estimate first, and what it said."""
+    folder = tmp_path_factory.mktemp("est")
+    words = [f"--config={PRESET}", "--gpu=cpu", f"--out={folder}", "--run_name=r", "--epochs=1", "--darp"]
+    words += ["--val-iteration=2", "--est", f"--estimation_dir={folder}", "--est_epochs=10"]
+    words += ["--est_val_iteration=4", "--th_cond=1e9", "--nproc=2"]
+    done = subprocess.run(
+        [sys.executable, "train.py", *words],
+        cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder, done.stderr
+
+
+def until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_estimate_that_they_aim_at(estimating_run):
+    folder, said = estimating_run
+    assert said.count("run folder: ") == 1
+    (path,) = folder.glob("digits_*")
+    record = json.loads(path.read_text())
+    images, labeled = record["unlabeled_images"], np.array(record["labeled_counts"])
+    (row,) = rows(folder / "r")
+    assert row["pseudo_target"] == pytest.approx(np.array(record["dist"]) * images + labeled)
+    assert record["tv_true"] < 0.1
+
+
+@pytest.mark.slow
+def test_after_a_kill_an_estimation_goes_on_and_gives_the_estimate_of_one_that_nobody_killed(
+    estimating_run, tmp_path
+):
+    preset = yaml.safe_load((ROOT / PRESET).read_text())
+    words = [f"--{name}={value}" for name, value in preset.items() if name in DataConfig.__dataclass_fields__]
+    words += [
+        "--gpu=cpu",
+        f"--estimation_dir={tmp_path}",
+        "--epochs=10",
+        "--val_iteration=4",
+        "--th_cond=1e9",
+    ]
+    wanted = estimate_path(parse(words, "", EstimateConfig)[0])
+    launcher = subprocess.Popen(
+        torchrun(2, "--max-restarts=1", "estimate.py", *words, "--wandb_mode=disabled"),
+        cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        until(wanted.with_name(f"{wanted.name}.lock").exists)
+        first, second = sorted(children_of(launcher), key=lambda pid: "RANK=1" in environment_of(pid))
+        os.kill(int(first), signal.SIGUSR1)
+        until(wanted.with_suffix(".partial.pt").exists)
+        os.kill(int(second), signal.SIGKILL)
+        assert not wanted.exists(), "it was killed too late to tell"
+        shown, said = launcher.communicate(timeout=PATIENCE_S)
+    finally:
+        launcher.kill()
+    assert launcher.returncode == 0, said
+    assert f"estimating: going on from {wanted.with_suffix('.partial.pt')}" in said
+    assert f"process 1 of 2 (process id {second} on {socket.gethostname()}) has ended" in said
+    assert shown.count("95 % interval") == said.count("cached in") == 1
+    assert not wanted.with_suffix(".partial.pt").exists()
+    (whole,) = estimating_run[0].glob("digits_*")
+    found, expected = json.loads(wanted.read_text()), json.loads(whole.read_text())
+    assert found.pop("config") != expected.pop("config")  # they name their folders
+    assert found == expected
+
+
+def test_an_estimation_is_started_as_often_as_nproc_says(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr(sys, "argv", ["estimate.py", "--nproc=3"])
+    monkeypatch.setattr(stopping, "install", lambda: None)
+    monkeypatch.setattr(launch, "launched", lambda nproc: 40 + nproc)
+    assert commands.estimate("") == 43
+
+
+def test_more_processes_than_images_in_a_batch_of_the_estimation_are_refused(tmp_path):
+    data: dict[str, Any] = {"dataset": "digits", "num_max": 20, "imb_ratio_l": 1.0, "imb_ratio_u": 1.0}
+    wanted = EstimateConfig(**data, batch_size=2, estimation_dir=str(tmp_path / "e"))
+    third = Ranks(torch.device("cpu"), rank=2, size=3)
+    with pytest.raises(
+        ConfigError, match="--batch_size 2 of the estimation: 3 processes would not have an image each"
+    ):
+        load_or_estimate(wanted, third)
+    assert not (tmp_path / "e").exists()
+
+
+def test_processes_share_a_batch_whole_and_a_process_without_a_row_predicts_none():
+    for images in range(1, 20):
+        for size in range(1, images + 1):
+            shares = [share(images, Ranks(torch.device("cpu"), rank=rank, size=size)) for rank in range(size)]
+            assert [i for part in shares for i in range(images)[part]] == list(range(images))
+            lengths = {len(range(images)[part]) for part in shares}
+            assert min(lengths) > 0
+            assert max(lengths) - min(lengths) <= 1
+    digits = load_dataset("digits", "")
+    for arch in BACKBONES:
+        none = predict(build_model(arch, 10), digits.train_images[:0], digits, torch.device("cpu"))
+        assert none.shape == (0, 10)
+
+
 def test_what_one_process_does_is_refused_for_several(tmp_path):
-    with pytest.raises(ConfigError, match="--wandb_artifacts: several processes"):
-        refuse_what_one_process_does(config(tmp_path), [WandbOptions(wandb_artifacts=True)])
-    with pytest.raises(ConfigError, match="--est: the estimate is not there yet"):
-        refuse_what_one_process_does(config(tmp_path, est=True, estimation_dir=str(tmp_path)), [])
-    refuse_what_one_process_does(config(tmp_path, est=True, est_from="known.npy"), [WandbOptions()])
+    second = Ranks(torch.device("cpu"), rank=1, size=2)
+    with pytest.raises(ConfigError, match="--solver reference: it works in one process alone"):
+        build_job(config(tmp_path, solver="reference"), second.device, ranks=second)
 
 
 def test_the_list_of_files_of_a_checkpoint_runs_nothing():
@@ -277,7 +400,7 @@ def test_the_list_of_files_of_a_checkpoint_runs_nothing():
             return os.system, ("true",)
 
     with pytest.raises(pickle.UnpicklingError, match="has no place in it"):
-        _PlainUnpickler(io.BytesIO(pickle.dumps(Attack()))).load()
+        PlainUnpickler(io.BytesIO(pickle.dumps(Attack()))).load()
 
 
 def test_blocks_are_those_of_torch_chunk_and_hold_every_row_once():

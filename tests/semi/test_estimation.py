@@ -10,6 +10,7 @@ import torch
 from semi import estimation, estimation_training
 from semi.cli import parse
 from semi.config import Config, ConfigError, EstimateConfig
+from semi.distributed import Ranks
 from semi.estimation import (
     NotIdentifiable,
     estimate_config,
@@ -26,6 +27,7 @@ from semi.start import estimated_dist
 from tests.semi.runs import TINY
 
 CPU = torch.device("cpu")
+ALONE = Ranks(CPU)
 
 
 DATA_FLAGS: dict[str, Any] = {"dataset": "digits", "arch": "small", "num_max": 40, "ratio": 2.0, "imb_ratio_l": 5.0,
@@ -38,7 +40,7 @@ def config(tmp_path, **changes) -> EstimateConfig:
 
 
 def test_the_estimate_is_nearer_to_the_truth_than_the_labeled_distribution(tmp_path):
-    record = load_or_estimate(config(tmp_path), CPU)
+    record = load_or_estimate(config(tmp_path), ALONE)
     assert record["tv_true"] < 0.8 * record["tv_true_of_labeled_prior"]
     assert sum(record["dist"]) == pytest.approx(1)
     assert record["heldout_counts"][0] == 10
@@ -47,9 +49,9 @@ def test_the_estimate_is_nearer_to_the_truth_than_the_labeled_distribution(tmp_p
 
 def test_an_estimate_is_cached_and_made_once(tmp_path, monkeypatch):
     wanted = config(tmp_path, epochs=2, val_iteration=2, th_cond=1e9)
-    first = load_or_estimate(wanted, CPU)
+    first = load_or_estimate(wanted, ALONE)
     monkeypatch.setattr(estimation, "run_estimation", lambda *_: pytest.fail("estimated again"))
-    assert load_or_estimate(wanted, CPU) == first
+    assert load_or_estimate(wanted, ALONE) == first
 
 
 def test_what_determines_an_estimate_is_in_its_key(tmp_path):
@@ -64,7 +66,7 @@ def test_what_determines_an_estimate_is_in_its_key(tmp_path):
 def test_too_few_labels_are_not_identifiable_and_the_remedy_is_named(tmp_path):
     with pytest.raises(NotIdentifiable, match=r"cannot be told: no held-out image of class .*label more"):
         load_or_estimate(
-            config(tmp_path, num_max=1, ratio=50.0, imb_ratio_l=1.0, epochs=1, val_iteration=1), CPU
+            config(tmp_path, num_max=1, ratio=50.0, imb_ratio_l=1.0, epochs=1, val_iteration=1), ALONE
         )
 
 
@@ -83,7 +85,7 @@ def test_a_damaged_cache_is_named_and_kept(tmp_path, content):
     wanted = config(tmp_path)
     estimate_path(wanted).write_text(content)
     with pytest.raises(ConfigError, match="is not an estimate; move it away"):
-        load_or_estimate(wanted, CPU)
+        load_or_estimate(wanted, ALONE)
     assert estimate_path(wanted).read_text() == content
 
 
@@ -114,7 +116,7 @@ def test_the_recipe_trains_with_sgd_its_weight_decay_and_no_mixup(tmp_path, monk
     monkeypatch.setattr(torch.optim, "SGD", Noted)
     monkeypatch.setattr(estimation_training, "mixup", lambda *_: pytest.fail("mixed up"))
     small = config(tmp_path, epochs=10, val_iteration=1, th_cond=1e9)
-    load_or_estimate(small, CPU)
+    load_or_estimate(small, ALONE)
     ((settings, optimizer),) = made
     assert settings == {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 / 100)  # a tenth at 80 %, another at 90 %
@@ -133,11 +135,11 @@ def test_flags_of_the_estimation_do_what_they_say(tmp_path, monkeypatch):
     )
     flags += f"--epochs 1 --val-iteration 2 --start-epoch 0 --resume= --alpha 0.5 --wd 0.1 --out {tmp_path}/e"
     plain: EstimateConfig = parse(flags.split(), "", EstimateConfig)[0]
-    dist = load_or_estimate(plain, CPU)["dist"]
+    dist = load_or_estimate(plain, ALONE)["dist"]
     assert calls == [0.5, 0.5]
     assert estimate_path(plain).parent == tmp_path / "e"
     averaged = dataclasses.replace(plain, ema_decay=0.9)
-    assert load_or_estimate(averaged, CPU)["dist"] != dist
+    assert load_or_estimate(averaged, ALONE)["dist"] != dist
 
 
 @pytest.mark.parametrize(
@@ -170,14 +172,14 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_the_training(tmp_path
     with pytest.raises(
         ConfigError, match=r"--estimation_dir .*file/e: cannot be written to .*name a folder"
     ) as error:
-        load_or_estimate(wanted, CPU)
+        load_or_estimate(wanted, ALONE)
     assert "\n" not in str(error.value)
 
 
 def test_a_mistake_in_the_data_leaves_no_folder_behind(tmp_path):
     wanted = config(tmp_path, num_max=1, imb_ratio_l=50.0, estimation_dir=str(tmp_path / "e"))
     with pytest.raises(ConfigError, match="without a labeled image"):
-        load_or_estimate(wanted, CPU)
+        load_or_estimate(wanted, ALONE)
     assert not (tmp_path / "e").exists()
 
 
@@ -214,7 +216,7 @@ def test_published_estimates_are_read_from_npy_and_normalised(tmp_path, numbers)
     np.save(path, np.array(numbers))
     run: Config = parse(["--est", str(path), "--darp"], "", Config)[0]
     assert (run.est, run.est_from) == (True, str(path))
-    assert estimated_dist(run, CPU) == [0.25, 0.75]
+    assert estimated_dist(run, ALONE) == [0.25, 0.75]
     assert estimate_source(run) == str(path)
 
 
@@ -288,7 +290,7 @@ def test_a_run_with_est_aims_at_the_estimate_and_makes_it_when_it_is_missing(tmp
     run = Config(**flags, est_val_iteration=20, th_cond=1e9, estimation_dir=str(tmp_path))
     path = estimate_path(estimate_config(run))
     assert not path.exists()
-    dist = estimated_dist(run, CPU)
+    dist = estimated_dist(run, ALONE)
     assert dist == json.loads(path.read_text())["dist"]
     job = build_job(run, CPU, dist)
     assert sum(job.target_counts) == pytest.approx(len(job.store.orig))

@@ -12,12 +12,13 @@ import torch
 from semi import checkpoint, estimation_training, pace, stopping
 from semi.cli import parse
 from semi.config import Config, EstimateConfig
+from semi.distributed import Ranks
 from semi.estimation import estimate_config, estimate_path, load_or_estimate
 from semi.estimation_training import EstimationTraining
 from semi.start import estimated_dist
 from tests.semi.runs import Interruption
 
-CPU = torch.device("cpu")
+ALONE = Ranks(torch.device("cpu"))
 DATA: dict[str, Any] = {"dataset": "digits", "arch": "small", "num_max": 20, "ratio": 2.0, "imb_ratio_l": 2.0,
                         "imb_ratio_u": 1.0, "gpu": "cpu", "th_cond": 1e9}  # fmt: skip
 
@@ -33,7 +34,7 @@ def partial_file(wanted: EstimateConfig) -> Path:
 
 def record(wanted: EstimateConfig) -> dict[str, Any]:
     """What an estimation finds, without where it was asked for."""
-    found = load_or_estimate(wanted, CPU)
+    found = load_or_estimate(wanted, ALONE)
     return {name: value for name, value in found.items() if name != "config"}
 
 
@@ -68,7 +69,7 @@ def saves_each_step(monkeypatch):
 def interrupted(wanted: EstimateConfig, before_step, epoch: int = 4, step: int = 0) -> None:
     before_step(epoch, step, die)
     with pytest.raises(Interruption):
-        load_or_estimate(wanted, CPU)
+        load_or_estimate(wanted, ALONE)
     torch.manual_seed(99)
 
 
@@ -97,10 +98,10 @@ def test_the_estimation_of_a_training_goes_on_too(tmp_path, saves_each_step, bef
     )
     before_step(5, 0, die)
     with pytest.raises(Interruption):
-        estimated_dist(cut, CPU)
-    dist = estimated_dist(cut, CPU)
+        estimated_dist(cut, ALONE)
+    dist = estimated_dist(cut, ALONE)
     assert "going on from" in capsys.readouterr().err
-    assert dist == estimated_dist(whole, CPU)
+    assert dist == estimated_dist(whole, ALONE)
     assert not partial_file(estimate_config(cut)).exists()
 
 
@@ -116,11 +117,11 @@ def test_a_request_saves_the_estimation_at_the_next_step(tmp_path, monkeypatch, 
         before_step(2, 1, lambda: os.kill(os.getpid(), number))
         if ends:
             with pytest.raises(SystemExit) as ended:
-                load_or_estimate(wanted, CPU)
+                load_or_estimate(wanted, ALONE)
             assert ended.value.code == 128 + number
         else:
             with pytest.raises(Interruption):
-                load_or_estimate(wanted, CPU)
+                load_or_estimate(wanted, ALONE)
     finally:
         for n, handler in previous.items():
             signal.signal(n, handler)
@@ -169,7 +170,7 @@ def test_overwrite_starts_an_interrupted_estimation_again(tmp_path, saves_each_s
     interrupted(wanted, before_step)
     again = config(tmp_path, overwrite=True)
     before_step(0, 0, lambda: pytest.fail("kept") if partial_file(wanted).exists() else None)
-    load_or_estimate(again, CPU)
+    load_or_estimate(again, ALONE)
     assert "going on" not in capsys.readouterr().err
     assert not partial_file(wanted).exists()
 

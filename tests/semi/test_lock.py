@@ -12,9 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from semi import lock
 from semi.config import ConfigError
+from semi.distributed import Ranks
 from semi.lock import claimed, held_alone
 from tests.semi.runs import TINY
 from tests.semi.test_loop import command, environment
@@ -79,6 +81,25 @@ def test_who_waits_comes_next_and_hears_once_who_is_first(tmp_path, monkeypatch,
 
     with held_alone(run_lock(tmp_path / "run"), wait=waiting):
         assert heard == [f"process {other.pid} on {socket.gethostname()}"]
+
+
+def test_processes_of_one_run_hear_of_every_try_so_that_none_takes_the_first_for_hanging(
+    tmp_path, monkeypatch, other
+):
+    monkeypatch.setattr(lock, "POLL_S", 0.01)
+    told = []
+
+    class Noted(Ranks):
+        def by_first(self, work):
+            told.append(work())
+            if len(told) == 3:
+                other.kill()
+            return told[-1]
+
+    first = Noted(torch.device("cpu"))
+    with held_alone(run_lock(tmp_path / "run"), wait=lambda _: None, ranks=first):
+        assert told[:3] == [False, False, False]
+        assert told.count(True) == 1
 
 
 def test_a_lock_whose_folder_was_renamed_leaves_the_one_of_the_next_run_alone(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,9 @@ def source_files() -> list[Path]:
 def log_artifacts(run: wandb.Run, folder: Path, name: str) -> None:
     """Upload `NAME-checkpoint` (aliases best and last; one version where they are the same) and `NAME-pseudo-labels`.
 
-    A version of the checkpoint holds checkpoint.pt with the run's config.yaml and metrics.jsonl, so that it is a whole
-    run folder. The uploads are part of the run's end: WANDB_FINISH_TIMEOUT bounds them too.
+    A version of the checkpoint holds checkpoint.pt, the folder rows-... that it names where several processes saved
+    it, and the run's config.yaml and metrics.jsonl, so that it is a whole run folder. The uploads are part of the run's
+    end: WANDB_FINISH_TIMEOUT bounds them too.
     """
     import torch  # here, because most runs upload none, and the import takes seconds
 
@@ -48,12 +50,12 @@ def log_artifacts(run: wandb.Run, folder: Path, name: str) -> None:
         return
     state = torch.load(last, map_location="cpu", weights_only=True)
     if best.exists() and not best.samefile(last):
-        epoch = torch.load(best, map_location="cpu", weights_only=True)["epoch"]
-        _log_checkpoint(run, folder, name, best, epoch, ["best"])
-        _log_checkpoint(run, folder, name, last, state["epoch"], ["last"])
+        of_best = torch.load(best, map_location="cpu", weights_only=True)
+        _log_checkpoint(run, name, best, of_best, ["best"])
+        _log_checkpoint(run, name, last, state, ["last"])
     else:
-        _log_checkpoint(run, folder, name, last, state["epoch"], ["best", "last"])
-    _log_pseudo_labels(run, name, state)
+        _log_checkpoint(run, name, last, state, ["best", "last"])
+    _log_pseudo_labels(run, name, last, state)
 
 
 def require_artifact_names(name: str) -> None:
@@ -65,22 +67,26 @@ def require_artifact_names(name: str) -> None:
 
 
 def _log_checkpoint(
-    run: wandb.Run, folder: Path, name: str, checkpoint: Path, epoch: int, aliases: list[str]
+    run: wandb.Run, name: str, checkpoint: Path, state: Mapping[str, Any], aliases: list[str]
 ) -> None:
+    folder, epoch = checkpoint.parent, state["epoch"]
     row = next((row for row in read_rows(folder) if row["epoch"] == epoch), {})
     scores = {key: row[key] for key in ("test/acc", "test/bacc", "test/gm") if key in row}
     artifact = wandb.Artifact(
         f"{name}-checkpoint", type="model", metadata={"epoch": epoch, "run_name": name, **scores}
     )
     artifact.add_file(str(checkpoint), name="checkpoint.pt")
-    for file in RUN_FILES:
+    sharded = state.get("sharded", {"folder": "", "files": {}})
+    for file in (*RUN_FILES, *(f"{sharded['folder']}/{file}" for file in sharded["files"])):
         artifact.add_file(str(folder / file), name=file)
     run.log_artifact(artifact, aliases=aliases)
 
 
-def _log_pseudo_labels(run: wandb.Run, name: str, state: dict[str, Any]) -> None:
+def _log_pseudo_labels(run: wandb.Run, name: str, checkpoint: Path, state: Mapping[str, Any]) -> None:
     """pseudo_labels.npz: `orig` and `refined` [N, K] float32, and `index` [N], their rows among the images."""
-    store = state["store"]
+    from tracking.shards import whole_tables  # it imports torch
+
+    store = state["store"] if "store" in state else whole_tables(checkpoint, state["sharded"])
     orig = store["orig"].float().numpy()
     refined = store["refined"].float().numpy() if "refined" in store else orig
     num_rows, num_classes = orig.shape
