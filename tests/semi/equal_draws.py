@@ -1,38 +1,56 @@
-"""A training in which every number of processes draws the same: one process of it, started by test_equal_processes.py.
+"""Trainings and estimations in which every number of processes draws the same: one process of three.
 
-    python tests/semi/equal_draws.py RANK SIZE FOLDER
+    python tests/semi/equal_draws.py RANK FOLDER
 
-float64, no batch norm, 20 steps of every method, and of every refinement. The batch consists of PIECES equal pieces;
-piece p has images of the p-th part of the rows, and each process takes the pieces of its own rows. What a method draws
-by itself (mixup's share and partners, turns) depends on step and piece alone.
+test_equal_processes.py starts them. All three train together; then two of them do, while the third does so alone.
+
+float64, no batch norm, 20 steps of every method with every refinement that it takes. The batch consists of PIECES equal
+pieces; piece p has images of the p-th part of the rows, and each process takes the pieces of its own rows. What a
+method draws by itself (mixup's share and partners, turns) depends on step and piece alone. An estimation needs nothing
+of that: it draws the same with any number of processes.
 """
 
 import pickle
+import shutil
 import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
+from unittest import mock
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from data import Batch, BatchSource
+from data import Batch, BatchSource, Dataset, load_dataset
 from models import Classifier
+from semi import estimation_training, mixing
 from semi import job as jobs
-from semi import mixing
-from semi.config import Config
+from semi.config import Config, EstimateConfig
 from semi.device import Stopwatch
 from semi.distributed import Ranks
 from semi.epoch import EpochSoFar
+from semi.estimation import NotIdentifiable, load_or_estimate
+from semi.estimation_training import EstimationTraining
 from semi.loop import finish_epoch, train_step
 from semi.names import METHODS, REFINERIES
-from tests.semi.runs import TINY
+from semi.pace import Pace
+from tests.semi.runs import TINY, Interruption
 
-CASES = [(method, refine) for method in METHODS for refine in ("none", "darp")]
-CASES += [("fix", refine) for refine in REFINERIES if refine not in ("none", "darp")]
+MIXING = ("mix", "remix")  # they learn from mixtures of images, whose losses these do not shift:
+SHIFTING = ("la", "debias", "flexda", "simpro", "cdmad")
+TRAIN_STEP = EstimationTraining.train_step
+CASES = [(m, r) for m in METHODS for r in REFINERIES if not (m in MIXING and r in SHIFTING)]
 CASES += [("fix", "darp --est online")]
+ESTIMATION: dict[str, Any] = {"dataset": "digits", "num_max": 30, "ratio": 2.0, "imb_ratio_l": 2.0, "imb_ratio_u": 1.0,
+                              "epochs": 20, "val_iteration": 2, "batch_size": 17, "alpha": 0.5, "ema_decay": 0.5,
+                              "lr": 0.02}  # fmt: skip
 PIECES, EACH, STEPS = 6, 2, 10  # pieces of a batch, images of a piece, steps of each of two epochs
+SIDE = 8  # of what the networks see of an image
 now = SimpleNamespace(step=0, pieces=range(PIECES))  # the step, and the pieces that this process has
 
 
@@ -75,12 +93,12 @@ class EqualDraws:
         while len(index.unique()) < index.numel():  # two guesses for one row would leave the table to chance
             index[:, 1] = index[:, 1] // part * part + (index[:, 1] + 1) % part
         labels = torch.floor(10 * torch.rand(PIECES, EACH, generator=generator)).long()
-        signal = torch.nn.functional.one_hot(index % 7, 32) * 3.0  # so that something can be learned
+        signal = torch.nn.functional.one_hot(index % 7, SIDE) * 3.0  # so that something can be learned
         views = []
         for seen in (labels.new_zeros(0), index):
             number = len(self.method.views_u if len(seen) else self.method.views_x)
             for _ in range(number):
-                noise = torch.randn(PIECES, EACH, 3, 32, 32, generator=generator)
+                noise = torch.randn(PIECES, EACH, 3, SIDE, SIDE, generator=generator)
                 views.append(noise + (signal[:, :, None, None] if len(seen) else 0))
         mine = list(now.pieces)
         views = [view[mine].flatten(0, 1) for view in views]
@@ -93,9 +111,29 @@ class EqualDraws:
         )
 
 
+class Doubled(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.double()
+
+
+def network_of_digits(arch: str, num_classes: int) -> Classifier:
+    """It tells digits apart after 40 steps, so that the confusion matrix of an estimation has an inverse."""
+    backbone = nn.Sequential(
+        Doubled(), nn.AdaptiveAvgPool2d(SIDE), nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 32), nn.Tanh()
+    )
+    return Classifier(backbone, 32, num_classes)
+
+
 def network(arch: str, num_classes: int, *, bf16: bool = False) -> Classifier:
-    backbone = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 8), nn.Tanh())
+    backbone = nn.Sequential(
+        nn.AdaptiveAvgPool2d(SIDE), nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 8), nn.Tanh()
+    )
     return Classifier(backbone, 8, num_classes)
+
+
+@cache
+def digits() -> Dataset:
+    return load_dataset("digits", "")
 
 
 def trained(method: str, refine: str, ranks: Ranks) -> dict:
@@ -116,7 +154,7 @@ def trained(method: str, refine: str, ranks: Ranks) -> dict:
         | {"batch_size": PIECES * EACH, "warm": -1, "epochs": 2, "val_iteration": STEPS}
     )
     now.step = 0
-    job = jobs.build_job(config, ranks.device, ranks=ranks)
+    job = jobs.build_job(config, ranks.device, dataset=digits(), ranks=ranks)
     num_rows = len(job.split.index_u)
     assert num_rows % PIECES == 0
     job.test_images = job.test_images.double()
@@ -129,10 +167,10 @@ def trained(method: str, refine: str, ranks: Ranks) -> dict:
             found = train_step(job, epoch, step, Stopwatch(ranks.device))
             so_far.add(found)
             parts = [p for p in (found.total, found.x, found.u, found.r, found.e) if p is not None]
-            losses.append(ranks.sum_(torch.stack([p.detach() for p in parts])) / ranks.size)
+            losses.append(torch.stack([p.detach() for p in parts]))
         rows.append(finish_epoch(job, epoch, so_far))
     return {
-        "losses": torch.stack(losses),
+        "losses": ranks.sum_(torch.stack(losses)) / ranks.size,
         "orig": job.store.orig,
         "refined": job.store.refined,
         "weights": torch.cat([p.detach().flatten() for p in job.ema.model.parameters()]),
@@ -140,25 +178,71 @@ def trained(method: str, refine: str, ranks: Ranks) -> dict:
     }
 
 
-def main(rank: int, size: int, folder: Path) -> None:
+def estimated(folder: Path, ranks: Ranks, step: Callable = TRAIN_STEP, **changes: Any) -> tuple[dict, int]:
+    """The record of an estimation with mixup whose batch processes share unevenly, and the steps that it took."""
+    config = EstimateConfig(**ESTIMATION | changes, gpu="cpu", estimation_dir=str(folder))
+    with mock.patch.object(EstimationTraining, "train_step", autospec=True, side_effect=step) as steps:
+        return load_or_estimate(config, ranks), steps.call_count
+
+
+def dying(training: EstimationTraining) -> None:
+    """A step, unless it is one of the last epoch: there all processes die."""
+    if (training.epoch, training.step) == (19, 1):
+        raise Interruption
+    TRAIN_STEP(training)
+
+
+def estimations(folder: Path, ranks: Ranks) -> dict:
+    """One from the start, two that find what three processes have left, whole and damaged, and one that fails."""
+    left, broken = folder / f"cut-{ranks.size}", folder / f"broken-{ranks.size}"
+    if ranks.is_first:
+        shutil.copytree(folder / "cut", left)
+        shutil.copytree(folder / "cut", broken)
+        (file,) = broken.iterdir()
+        file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(NotIdentifiable) as told:
+        estimated(folder / f"untold-{ranks.size}", ranks, epochs=1, val_iteration=1, th_cond=1.0)
+    return {
+        "whole": estimated(folder / f"whole-{ranks.size}", ranks),
+        "resumed": estimated(left, ranks),
+        "started again": estimated(broken, ranks),
+        "told": str(told.value),
+    }
+
+
+def put(*ours: tuple[ModuleType, str, Any]) -> None:
+    for place, name, value in ours:
+        setattr(place, name, value)
+
+
+def main(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting-{size}", rank=rank, world_size=size)
-    ranks = Ranks(torch.device("cpu"), rank, size, rank, dist.group.WORLD if size > 1 else None)
-    share = PIECES // size
-    now.pieces = range(rank * share, (rank + 1) * share)
-    for place, name, ours in (
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=3)
+    device, pair = torch.device("cpu"), dist.new_group([0, 1])
+    three = Ranks(device, rank, 3, rank, dist.group.WORLD)
+    fewer = Ranks(device, rank, 2, rank, pair) if isinstance(pair, dist.ProcessGroup) else Ranks(device)
+    found: dict[int, dict] = {}
+    put((estimation_training, "build_model", network_of_digits))
+    with mock.patch.object(Pace, "due", return_value=True), suppress(Interruption):
+        estimated(folder / "cut", three, dying)
+    dist.barrier()
+    for ranks in (three, fewer):
+        found[ranks.size] = {"estimations": estimations(folder, ranks)}
+    put(
         (jobs, "build_model", network),
         (mixing, "own_share", own_share),
         (torch, "randperm", randperm),
         (torch, "randint", randint),
-    ):
-        setattr(place, name, ours)
-    found = {(method, refine): trained(method, refine, ranks) for method, refine in CASES}
-    (folder / f"{size}-{rank}").write_bytes(pickle.dumps(found))
+    )
+    for ranks in (three, fewer):
+        share = PIECES // ranks.size
+        now.pieces = range(ranks.rank * share, (ranks.rank + 1) * share)
+        found[ranks.size] |= {case: trained(*case, ranks) for case in CASES}
+        (folder / f"{ranks.size}-{ranks.rank}").write_bytes(pickle.dumps(found[ranks.size]))
     dist.barrier()
-    ranks.leave()
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    main(int(sys.argv[1]), Path(sys.argv[2]))
