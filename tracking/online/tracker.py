@@ -15,7 +15,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,6 @@ from tracking.online.run_record import RunRecord, read_record
 from tracking.online.run_writer import ONLINE, RunWriter
 from tracking.online.sync import command, deliver
 from tracking.online.timeout import within
-from tracking.pictures import after_an_epoch, at_the_start
 
 PREEMPTED = 128 + signal.SIGTERM  # the exit code of a run that was asked to stop
 ASK_S = 5  # how long such a run waits for W&B to say whether it was stopped on purpose
@@ -147,7 +146,7 @@ class WandbTracker:
             return
         if self.mode != "disabled":
             self._keep_record()  # before the run opens: it may be killed there
-        self._keep_media(at_the_start)
+        self._keep_media(start=True)
         writer = self._writer = self._open(config)
         if writer is None:
             return
@@ -167,12 +166,17 @@ class WandbTracker:
                     f"send them later with `{command(self.folder)}`"
                 )
 
-    def _keep_media(self, make: Callable[[MediaSource], Media]) -> None:
+    def _keep_media(self, *, start: bool = False) -> None:
         """New pictures in the run's folder, from where the writer takes them."""
         if self._source is None:
             return
+        from tracking import pictures  # here: it imports torch, and a run without pictures needs none
+
         try:
-            self._pictures = make(self._source)
+            if start:
+                self._pictures = pictures.at_the_start(self._source)
+            else:
+                self._pictures = pictures.after_an_epoch(self._source, self._pictures)
             self._pictures.write(self.folder)
         except Exception as error:  # pictures are not worth a training
             say(f"{self.folder}: no pictures of this run from here on ({first_line(error)})")
@@ -249,7 +253,7 @@ class WandbTracker:
         due = self.table_every and epochs % self.table_every == 0 and epochs < writer.config["epochs"]
         if not due or self._table.is_alive():
             return
-        self._keep_media(lambda source: after_an_epoch(source, self._pictures))
+        self._keep_media()
         if not writer.online:
             return
         self._table = threading.Thread(
@@ -276,7 +280,7 @@ class WandbTracker:
         self.record.preempted = exit_code == PREEMPTED and not self._ended_on_purpose(self._writer)
         if self.mode != "disabled":
             self._keep_record()
-        self._keep_media(lambda source: after_an_epoch(source, self._pictures))
+        self._keep_media()
         self._close(self._writer, exit_code)
 
     def _stop(self) -> None:

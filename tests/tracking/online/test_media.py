@@ -143,8 +143,8 @@ def test_those_of_an_offline_run_arrive_when_it_is_sent_and_are_missed_when_they
     assert [sent["epoch"] for sent in run.history] == [0, 1, 2], "no row is sent again for it"
 
 
-def test_sending_them_needs_no_torch() -> None:
-    asked = "import sys, tracking.online.sync; sys.exit('torch' in sys.modules)"
+def test_neither_sending_them_nor_a_run_without_them_needs_torch() -> None:
+    asked = "import sys, tracking.online.sync, tracking.online.tracker; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", asked], check=True, cwd=ROOT)
 
 
