@@ -14,11 +14,15 @@ ONE_FUNCTION = (
     "import numpy as np; from darp.engine.select import kth_smallest;"
     "print(kth_smallest(np.array([3, 1, 2], np.uint32), 1))"
 )
-REFRESH = (
-    "import torch; from darp import remove_noise, solve;"
-    "p = torch.softmax(torch.randn(600, {0}), 1); c = [600 / {0}] * {0};"
-    "solve(remove_noise(p, c, 2.0), c); solve(p.where(p > 0, 0), c, tol=2e-7); remove_noise(p * 0 + 0.1, c, 2.0)"
-)
+REFRESHES = """
+import torch
+from darp import remove_noise, solve
+for classes in (12, 180):
+    p, c = torch.softmax(torch.randn(600, classes), 1), [600 / classes] * classes
+    solve(remove_noise(p, c, 2.0), c)
+    solve(p.where(p > 0, 0), c, tol=2e-7)
+    remove_noise(p * 0 + 0.1, c, 2.0)
+"""
 
 
 def python(folder, *arguments):
@@ -40,8 +44,7 @@ def test_after_compiling_ahead_a_refinement_of_few_or_many_classes_compiles_noth
     out, said = python(tmp_path, "-m", "darp")
     assert out.startswith("the solver's passes are ready")
     assert said == LINE + "\n"
-    assert python(tmp_path, "-c", REFRESH.format(12)) == ("", "")
-    assert python(tmp_path, "-c", REFRESH.format(180)) == ("", "")
+    assert python(tmp_path, "-c", REFRESHES) == ("", "")
 
 
 @pytest.mark.parametrize("dtype", [np.uint32, np.uint64, np.int64])

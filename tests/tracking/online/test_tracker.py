@@ -4,7 +4,6 @@ import json
 import re
 import shlex
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from wandb.sdk.lib.run_stopping import RunStopChecker
 
 from semi.names import REFINERIES
+from tests.commands import run_here
 from tests.tracking.online.tracker_driver import ROOT, config, end, epochs, row, start
 from tests.wandb_server import Sweep, WandbServer
 from tests.wandb_server.quick import QUICK_RETRIES
@@ -35,9 +35,8 @@ FAULTS: dict[str, Callable[[WandbServer], None]] = {
 
 def sync(server: WandbServer, folder: Path, said: str) -> None:
     """Type the command that the message names, as a user would."""
-    words = shlex.split(re.findall(r"python -m tracking.sync [^`\n]+", said)[-1])
-    environment = server.env(folder) | QUICK_RETRIES
-    done = subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    words = shlex.split(re.findall(r"python -m (tracking.sync [^`\n]+)", said)[-1])
+    done = run_here(*words, folder=ROOT, environment=server.env(folder) | QUICK_RETRIES)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "complete: 6 epochs, exit code 0" in done.stdout
 
