@@ -109,12 +109,14 @@ def kinds_of(values: Mapping[str, Any]) -> dict[str, list[str]]:
     """Kind -> names of the fields that make the run with these values another than a run by default.
 
     A run folder keeps it for those who compare runs. A field at its default is left out, as in a run's name: a new
-    field parts no run of today from those of before it.
+    field parts no run of today from those of before it. So are the parameters of refineries that are not in use.
     """
     kinds: dict[str, list[str]] = {"shaping": [], "refinement": [], "length": []}
+    foreign = tuple(f"{name}_" for name in REFINERIES if name != values.get("refine"))
     for spec in sorted(dataclasses.fields(Config), key=lambda spec: spec.name):
-        if spec.metadata["kind"] in kinds and values.get(spec.name, spec.default) != spec.default:
-            kinds[spec.metadata["kind"]].append(spec.name)
+        kind, name = spec.metadata["kind"], spec.name
+        if kind in kinds and not name.startswith(foreign) and values.get(name, spec.default) != spec.default:
+            kinds[kind].append(name)
     return kinds
 
 

@@ -122,9 +122,10 @@ class Run:
     @property
     def refinement(self) -> str:
         """How it is shown behind the method: ` + DARP`; empty where there is none."""
-        if self.refine in REFINEMENT_NAMES:
-            return REFINEMENT_NAMES[self.refine]
-        return f" + {printable(self.config['refine_label'])}"
+        if self.refine not in REFINEMENT_NAMES:
+            return f" + {printable(self.config['refine_label'])}"
+        online = self.config.get("est_from") == "online" and self.refine != "none"
+        return REFINEMENT_NAMES[self.refine] + (" (online estimate)" if online else "")
 
     def fields(self, *, refinement: bool = True) -> dict[str, Any]:
         """The fields that make this run the configuration it is, without the seed; with or without those that only

@@ -133,7 +133,7 @@ def test_runs_that_differ_in_a_field_that_shapes_them_are_two_configurations(tmp
     assert [len(group.runs) for group in groups] == [1, 1]
 
 
-@pytest.mark.parametrize("name", ["cdmad_start", "amp"])
+@pytest.mark.parametrize("name", ["est_shrink", "amp"])
 def test_runs_of_before_a_field_are_one_configuration_with_those_that_have_it_at_its_default(tmp_path, name):
     default: Any = getattr(Config, name)
     since: dict[str, Any] = {name: default}
@@ -146,6 +146,27 @@ def test_runs_of_before_a_field_are_one_configuration_with_those_that_have_it_at
 
     assert name not in read_run(tmp_path / "before").config
     assert sorted(len(group.runs) for group in members) == [1, 2]
+
+
+def test_parameters_of_a_refinery_that_is_not_in_use_part_no_runs(tmp_path):
+    for seed, (refine, tau) in enumerate((("none", 0.5), ("none", 1.5), ("la", 0.5), ("la", 1.5))):
+        write_run(tmp_path, f"{seed}", seed=seed, refine=refine, refine_label="logit adjustment", la_tau=tau)
+
+    (members,) = group_runs(find_runs([tmp_path])[0]).values()
+
+    assert [group.label for group in members] == [
+        "FixMatch", "FixMatch + logit adjustment, la_tau 0.5", "FixMatch + logit adjustment, la_tau 1.5",
+    ]  # fmt: skip
+    assert len(members[0].runs) == 2
+
+
+def test_an_estimate_that_is_made_in_training_is_named(tmp_path):
+    for seed, est_from in enumerate(("", "online")):
+        write_run(tmp_path, f"seed {seed}", seed=seed, darp=True, est=True, est_from=est_from)
+
+    (members,) = group_runs(find_runs([tmp_path])[0]).values()
+
+    assert [group.label for group in members] == ["FixMatch + DARP", "FixMatch + DARP (online estimate)"]
 
 
 @pytest.mark.parametrize("name", sorted(fields_of_kind(Config, "incidental") - {"run_name"}))
