@@ -78,15 +78,17 @@ value_of() {
 
 # sweep NAME FILE FLAGS...: the trials without a server, then their table
 sweep() {
-    local name=$1 file=$2 page=$1
+    local name=$1 file=$2 page=$1 folder=result/$1
     shift 2
-    if [ "$name" = refineries_fashion_mnist ]; then page=refineries; fi
+    case $name in # two sweeps, one table
+    refineries_fashion_mnist | refineries_online) page=refineries folder=result/refineries_fashion_mnist ;;
+    esac
     say -m sweeps run "$file" "$@"
     "$python" -m sweeps run "$file" "$@"
     case $name/" $* " in
     */*" --dry-run "*) ;;
     imbalance_* | methods_* | refineries_*)
-        "$python" eval.py summary "result/$name" --markdown "docs/results/$page.md" --csv "docs/results/$page.csv" \
+        "$python" eval.py summary "$folder" --markdown "docs/results/$page.md" --csv "docs/results/$page.csv" \
             --title "$name" --note "Runs: \`./run.sh $name${*:+ $*}\`"
         ;;
     esac
