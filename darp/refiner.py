@@ -56,7 +56,7 @@ class Refiner(Refinery):
     ) -> None:
         self.store = store
         self.target_counts = torch.as_tensor(target_counts, dtype=torch.float64)
-        self._rows = float(self.target_counts.sum())  # of all processes
+        self._given_counts = self.target_counts  # their sum, the rows of all processes, is that of any target
         self.warm = warm
         self.num_iter = num_iter
         self.solver = solver
@@ -79,7 +79,7 @@ class Refiner(Refinery):
 
     def _aim(self) -> None:
         if self.estimate:
-            self.target_counts = self.estimate.counts(self._rows)
+            self.target_counts = self.estimate.counts(float(self._given_counts.sum()))
 
     def refresh(self) -> Solution:
         """Refine the whole table now; the last duals are the starting point."""

@@ -87,7 +87,7 @@ def test_all_keys_come_when_they_are_asked_for(server: WandbServer, folder: Path
     (run,) = server.runs.values()
     for row in run.history:
         assert whole_row(0, num_classes).keys() <= row.keys()
-    assert panels(run).total() == {10: 208, 100: 1378}[num_classes]
+    assert panels(run).total() == {10: 218, 100: 1478}[num_classes]
 
 
 @pytest.mark.parametrize("per_class", ["few", "all"])
