@@ -331,9 +331,11 @@ def _many_labels_first(regime: Regime) -> tuple[Any, ...]:
 
 
 def _retrained_last(batch: Sequence[Run]) -> tuple[bool, int, str]:
-    """Then the refinements in the order of `REFINEMENT_NAMES`, before those with labels of their own."""
-    order, refine = list(REFINEMENT_NAMES), batch[0].refine
-    return batch[0].retrained, order.index(refine) if refine in order else len(order), refine
+    """Then the refinements in the order of `REFINEMENT_NAMES`, before those with labels of their own, each without
+    an estimate made in training before it with one.
+    """
+    order, run = list(REFINEMENT_NAMES), batch[0]
+    return run.retrained, order.index(run.refine) if run.refine in order else len(order), run.refinement
 
 
 def _label_groups(regime: Regime, batches: list[list[Run]]) -> list[Group]:

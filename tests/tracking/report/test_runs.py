@@ -161,7 +161,7 @@ def test_parameters_of_a_refinery_that_is_not_in_use_part_no_runs(tmp_path):
 
 
 def test_an_estimate_that_is_made_in_training_is_named(tmp_path):
-    for seed, est_from in enumerate(("", "online")):
+    for seed, est_from in enumerate(("online", "")):  # in the order of the folders
         write_run(tmp_path, f"seed {seed}", seed=seed, darp=True, est=True, est_from=est_from)
 
     (members,) = group_runs(find_runs([tmp_path])[0]).values()
