@@ -8,6 +8,7 @@ network something beside the guesses does so in `look`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -113,7 +114,7 @@ class Refinery:
         pass
 
 
-class Batchwise(Refinery):
+class Batchwise(Refinery, ABC):
     """A refinery that turns the guesses of each batch into targets, and writes them to `store.refined`.
 
     Args:
@@ -134,9 +135,9 @@ class Batchwise(Refinery):
         self.steps_done = 0
         store.refined = store.orig.clone()
 
+    @abstractmethod
     def rule(self, probs: Tensor, epoch: int, step: int) -> Tensor:
         """Targets [B, K] for the guesses `probs` [B, K]. Nothing in it waits for the device."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def targets(self, index: Tensor, probs: Tensor, epoch: int, step: int) -> Tensor:

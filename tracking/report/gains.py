@@ -37,14 +37,13 @@ class Pair(NamedTuple):
 def pairs(groups: Mapping[Regime, Sequence[Group]]) -> Iterator[Pair]:
     """Every refined configuration with its counterpart."""
     for regime, members in groups.items():
+        refined: dict[str, list[Group]] = {}
+        for group in members:
+            if group.refined:
+                refined.setdefault(group.counterpart_key(), []).append(group)
         for plain in members:
-            for refined in members:
-                if (
-                    refined.refined
-                    and not plain.refined
-                    and refined.counterpart_key() == plain.counterpart_key()
-                ):
-                    yield Pair(regime, plain, refined)
+            if not plain.refined:
+                yield from (Pair(regime, plain, other) for other in refined.get(plain.counterpart_key(), []))
 
 
 def by_regime(groups: Mapping[Regime, Sequence[Group]], columns: Sequence[Column]) -> dict[str, list[str]]:

@@ -494,3 +494,11 @@ def test_the_constant_image_of_cdmad_has_the_value_that_is_asked_for():
         torch.testing.assert_close(made.test_shift(net), -answer)
         made.look(net)
         torch.testing.assert_close(made.state["log p(I)"], answer.log_softmax(dim=0))
+
+
+def test_a_refinery_without_a_rule_is_refused_when_it_is_made_not_in_the_first_step():
+    class Nameless(Batchwise):
+        label = "nameless"
+
+    with pytest.raises(TypeError, match="rule"):
+        Nameless(PseudoLabelStore(B, K, torch.device("cpu")), setting())  # type: ignore[abstract]
