@@ -6,6 +6,7 @@ python3 estimate.py --dataset fashion_mnist --arch small --imb_ratio_u 1 --epoch
 
 import environment  # noqa: F401  (first: it says what to do where packages are missing)
 
+import atexit
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,12 @@ from semi.config import WandbOptions
 
 
 def log(path: Path, record: dict[str, Any], options: WandbOptions) -> None:
-    from tracking.online.estimate import log_estimate  # here, because importing wandb takes half a second
+    from tracking.online.estimate import (
+        log_estimate,  # here and below, because importing wandb takes half a second
+    )
+    from tracking.online.timeout import close_sdk
 
+    atexit.register(close_sdk)
     log_estimate(
         path,
         record,

@@ -5,6 +5,7 @@ Example: python3 retrain_head.py result/NAME      (its rows go to result/NAME_cr
 
 import environment  # noqa: F401  (first: it says what to do where packages are missing)
 
+import atexit
 import os
 import sys
 from collections.abc import Sequence
@@ -16,8 +17,12 @@ from tracking.base import Tracker
 
 
 def wandb_tracker(folder: Path, options: WandbOptions) -> Sequence[Tracker]:
-    from tracking.online.tracker import WandbTracker  # here, because importing wandb takes half a second
+    from tracking.online.timeout import (
+        close_sdk,  # here and below, because importing wandb takes half a second
+    )
+    from tracking.online.tracker import WandbTracker
 
+    atexit.register(close_sdk)
     os.environ.setdefault("WANDB_JOB_TYPE", "crt")
     try:
         tracker = WandbTracker(

@@ -5,6 +5,7 @@ Example: python3 train_with_wandb.py --config configs/digits_regime_few.yaml --d
 
 import environment  # noqa: F401  (first: it says what to do where packages are missing)
 
+import atexit
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,11 +18,13 @@ from tracking.base import Tracker
 
 def wandb_tracker(folder: Path, consumed: str, options: WandbOptions) -> Sequence[Tracker]:
     from tracking.online.account import Refused  # here and below, because importing wandb takes half a second
+    from tracking.online.timeout import close_sdk
     from tracking.online.tracker import WandbTracker
 
     named = {name.removeprefix("wandb_"): value for name, value in asdict(options).items()}
     named["summary"] = options.summaries
     named["tags"] = [tag for tag in options.wandb_tags.split(",") if tag]
+    atexit.register(close_sdk)
     try:
         return [WandbTracker(folder, consumed=consumed, **named)]
     except Refused as error:

@@ -16,7 +16,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-import wandb
+
+from tracking.online.timeout import close_sdk
 
 ROOT = Path(__file__).parents[1]
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # that a training takes over
@@ -38,7 +39,7 @@ def run_here(
     """
     said, complained = io.StringIO(), io.StringIO()
     handlers = {number: signal.getsignal(number) for number in HANDLED}
-    wandb.teardown()  # it keeps the variables of the first run in a process
+    close_sdk()  # it keeps the variables of the first run in a process
     with (
         patch.dict(os.environ, without_wandb() if environment is None else environment, clear=True),
         patch.object(sys, "argv", [str(ROOT / program) if program.endswith(".py") else program, *words]),
@@ -52,7 +53,7 @@ def run_here(
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-            wandb.teardown()
+            close_sdk()
     return subprocess.CompletedProcess([program, *words], code, said.getvalue(), complained.getvalue())
 
 

@@ -12,6 +12,7 @@ The exit code is 0 when every run is complete.
 from __future__ import annotations
 
 import argparse
+import atexit
 import sys
 from pathlib import Path
 
@@ -39,7 +40,9 @@ def main() -> int:
     # here, because importing wandb takes half a second
     from tracking.online.account import has_account
     from tracking.online.sync import runs_below, sync
+    from tracking.online.timeout import close_sdk
 
+    atexit.register(close_sdk)
     for folder in given.folder:
         if not folder.is_dir() and not (folder.is_file() and folder.suffix == ".json"):
             parser.error(f"{folder}: no such folder; name a run's folder or one above it")

@@ -28,6 +28,7 @@ from tracking.online.long_table import TABLE_KEY
 from tracking.online.media import EXAMPLES_KEY
 from tracking.online.run_record import RECORD_FILE, RunRecord, read_record
 from tracking.online.run_writer import RunWriter, table_lines
+from tracking.online.timeout import close_sdk
 
 PIECE = re.compile(
     r"(?:offline-)?run-\d{8}_\d{6}-(.+)"
@@ -228,7 +229,7 @@ def _send(folder: Path, config: Mapping[str, Any], record: RunRecord, want: Want
                 writer.send_artifacts()
             writer.finish(want.exit_code, preempted=want.preempted)
         except BaseException:
-            wandb.teardown(1)
+            close_sdk(1)
             raise
 
 

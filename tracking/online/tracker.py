@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import wandb
 from wandb.sdk.lib import runid
 
 from tracking.alerts import Alert
@@ -46,7 +45,7 @@ from tracking.online.delivered import delivered, told_to_stop
 from tracking.online.run_record import RunRecord, read_record
 from tracking.online.run_writer import ONLINE, RunWriter
 from tracking.online.sync import command, deliver
-from tracking.online.timeout import within
+from tracking.online.timeout import close_sdk, within
 
 PREEMPTED = 128 + signal.SIGTERM  # the exit code of a run that was asked to stop
 ASK_S = 5  # how long such a run waits for W&B to say whether it was stopped on purpose
@@ -199,7 +198,7 @@ class WandbTracker:
                 else "has no key here; run `wandb login`"
             )
             say(f"W&B {said}; logging offline instead")
-        wandb.teardown()  # else the same id counts as in use
+        close_sdk()  # else the same id counts as in use
         self.mode = "offline"
         try:
             return self._open_as(self.mode, config)

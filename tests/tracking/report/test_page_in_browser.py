@@ -94,6 +94,15 @@ def box_of(locator: Locator) -> FloatRect:
     return box
 
 
+def rows_of(figure: Locator, *, opened: bool = False) -> Locator:
+    """The rows of a chart's table. The browser reports that it is open in a task of its own, which fills it."""
+    if not opened:
+        figure.locator("summary").click()
+    rows = figure.locator("tbody tr")
+    rows.first.wait_for()
+    return rows
+
+
 @pytest.fixture(scope="module")
 def finding(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finding")
@@ -335,11 +344,11 @@ def test_the_keyboard_moves_the_slider_and_opens_a_table(opened):
     opened.page.keyboard.press("ArrowLeft")
     assert opened.page.locator("#epoch").get_attribute("aria-valuetext") == "epoch 18 of 19"
 
-    opened.page.locator("#shares details.data summary").first.focus()
+    figure = opened.page.locator("#shares figure").first
+    figure.locator("summary").focus()
     opened.page.keyboard.press("Enter")
-    table = opened.page.locator("#shares details.data table").first
-    assert table.locator("thead th").all_inner_texts() == ["class", "raw", "target", "truth"]
-    assert table.locator("tbody tr").count() == 10
+    assert rows_of(figure, opened=True).count() == 10
+    assert figure.locator("thead th").all_inner_texts() == ["class", "raw", "target", "truth"]
 
 
 def test_glossary_words_explain_themselves_when_they_have_the_focus(opened):
@@ -359,11 +368,11 @@ def test_the_matrix_tells_where_the_images_of_a_class_go(browser, tmp_path):
     found = Opened(browser, path)
     matrix = found.page.locator("#taken .pair figure")
     matrix.scroll_into_view_if_needed()
-    matrix.locator("summary").click()
+    rows = rows_of(matrix)
     square = box_of(matrix.locator("image"))
     found.page.mouse.move(square["x"] + square["width"] / 2, square["y"] + square["height"] / 6)
 
-    assert matrix.locator("tbody tr").all_inner_texts()[2].split() == ["cow", "0.250", "0.250", "0.500"]
+    assert rows.all_inner_texts()[2].split() == ["cow", "0.250", "0.250", "0.500"]
     assert found.page.locator("#tip").inner_text().split() == ["class", "cat", "labelled", "dog", "25.0", "%"]
     found.close()
     assert found.troubles == []
@@ -380,10 +389,10 @@ def test_what_a_method_says_of_itself_is_a_line_also_below_zero(browser, tmp_pat
     chart = found.page.locator("#solver figure").last
     chart.scroll_into_view_if_needed()
     found.settle()
-    chart.locator("summary").click()
+    table = rows_of(chart)
 
     assert chart.locator("figcaption").inner_text() == "method/margin"
-    assert chart.locator("tbody tr").inner_text().split() == [
+    assert table.inner_text().split() == [
         "FixMatch",
         "-0.500",
         "-0.250",
@@ -417,9 +426,8 @@ def test_where_a_refinery_shifts_test_logits_two_charts_show_what_that_buys_and_
     assert charts.count() == 4
     for place in range(4):
         charts.nth(place).scroll_into_view_if_needed()
-        charts.nth(place).locator("summary").click()
     found.settle()
-    lines, bars = (charts.nth(place).locator("tbody tr").all_inner_texts() for place in (2, 3))
+    lines, bars = (rows_of(charts.nth(place)).all_inner_texts() for place in (2, 3))
 
     assert [line.split("\t")[0] for line in lines] == [
         "FixMatch + CDMAD, with the shift",
