@@ -18,11 +18,11 @@ import torch
 from benchmarks.record import keep
 from darp.pseudo_labels import pseudo_label_metrics
 from models import BACKBONES, build_model
-from semi.evaluate import BATCH
+from semi.evaluate import BATCH, CPU_BATCH
 from tests.darp.test_pseudo_labels import slow_twin
 
 IMAGES = {"wrn28_2": 1000, "small": 4000}
-BATCHES = (50, 100, 200, BATCH, 1000)
+BATCHES = (50, 100, CPU_BATCH, BATCH, 1000)
 
 
 def in_turn(calls: dict[str, Callable[[], object]], times: int) -> dict[str, list[float]]:
@@ -66,9 +66,11 @@ def evaluation(arch: str, times: int) -> dict[str, object]:
         for chunk in images.split(size):
             model(chunk)
 
-    print(f"evaluation of {arch}, {count} images; semi.evaluate takes batches of {BATCH}")
+    print(
+        f"evaluation of {arch}, {count} images; semi.evaluate takes batches of {CPU_BATCH}, on a GPU of {BATCH}"
+    )
     taken = in_turn({f"batches of {size}": partial(by, size) for size in BATCHES}, times)
-    show(taken, f"batches of {BATCH}", "us", count / 1000)
+    show(taken, f"batches of {CPU_BATCH}", "us", count / 1000)
     return {"what": "evaluation", "arch": arch, "images": count, "ms": taken}
 
 

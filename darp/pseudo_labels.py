@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-BLOCK = 256  # rows that are summed in float32: a relative error of 1e-6 at most
 PSI_FLOOR = 1e-4  # of a class's share, as is usual with the index
-PIECE = 1 << 14  # rows that a thread reads at a time
+BLOCK = 256  # rows that are summed in float32: a relative error of 1e-6 at most
+COMPILED = 1 << 14  # rows of a table from which on a compiled pass is worth loading
+PIECE = 1 << 16  # rows that a thread reads at a time
 
 
 def pseudo_label_metrics(
@@ -93,9 +96,28 @@ class _Read(NamedTuple):
 
 def _read(table: Tensor) -> _Read:
     """Nothing as large as the table is made: at 1e6 x 100 a float64 copy takes 800 MB and most of a second."""
-    label = _argmax(table)
-    confidence = table.gather(1, label.unsqueeze(1)).squeeze(1)
-    return _Read(_column_sums(table), label, confidence)
+    if table.device.type == "cpu" and table.dtype == torch.float32 and len(table) >= COMPILED:
+        return _compiled_read(table.contiguous())
+    label = table.argmax(dim=1)
+    return _Read(_column_sums(table), label, table.gather(1, label.unsqueeze(1)).squeeze(1))
+
+
+def _compiled_read(table: Tensor) -> _Read:
+    """Each piece of a table on the CPU is read once; torch reads it three times, its argmax an entry at a time."""
+    from darp.engine.read import read_rows  # here, because numba takes a second to import
+
+    label = torch.empty(len(table), dtype=torch.int64)
+    confidence = torch.empty(len(table))
+
+    def read(start: int) -> NDArray[np.float64]:
+        piece = slice(start, start + PIECE)
+        rows, sums = table[piece].numpy(), np.zeros(table.shape[1])
+        read_rows(rows, rows.view(np.int32), BLOCK, sums, label[piece].numpy(), confidence[piece].numpy())
+        return sums
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        sums = sum(pool.map(read, range(0, len(table), PIECE)), np.zeros(table.shape[1]))
+    return _Read(torch.from_numpy(sums), label, confidence)
 
 
 def _column_sums(table: Tensor) -> Tensor:
@@ -103,15 +125,6 @@ def _column_sums(table: Tensor) -> Tensor:
     blocks, num_classes = len(table) // BLOCK, table.shape[1]
     whole = table[: blocks * BLOCK].reshape(blocks, BLOCK, num_classes)
     return whole.sum(dim=1).double().sum(dim=0) + table[blocks * BLOCK :].double().sum(dim=0)
-
-
-def _argmax(table: Tensor) -> Tensor:
-    if table.device.type != "cpu" or len(table) < PIECE:
-        return table.argmax(dim=1)
-    # On a CPU torch's argmax reads one entry after the other; numpy's reads several at once, and lets threads run.
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        labels = pool.map(lambda piece: torch.from_numpy(piece.numpy().argmax(axis=1)), table.split(PIECE))
-        return torch.cat(list(labels))
 
 
 def distribution_metrics(share: Tensor, target: Tensor | None, true: Tensor | None) -> dict[str, float]:

@@ -8,7 +8,7 @@ from scipy.stats import entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from darp.pseudo_labels import BLOCK, PIECE, distribution_metrics, pseudo_label_metrics
+from darp.pseudo_labels import BLOCK, COMPILED, PIECE, distribution_metrics, pseudo_label_metrics
 from tracking.row import is_known
 
 ORIG = torch.tensor([[0.9, 0.1, 0.0], [0.8, 0.1, 0.1], [0.6, 0.3, 0.1], [0.1, 0.2, 0.7]])
@@ -174,7 +174,7 @@ def tables(num_rows, num_classes):
     return orig, refined, true
 
 
-@pytest.mark.parametrize("num_rows", [1, BLOCK, BLOCK + 1, PIECE, 2 * PIECE + 3 * BLOCK + 5])
+@pytest.mark.parametrize("num_rows", [1, BLOCK, BLOCK + 1, COMPILED, COMPILED + 3 * BLOCK + 5, 2 * PIECE + 5])
 @pytest.mark.parametrize("refines", [True, False])
 def test_the_metrics_are_those_of_the_slow_twin(num_rows, refines):
     orig, refined, true = tables(num_rows, 11)
@@ -187,6 +187,16 @@ def test_the_metrics_are_those_of_the_slow_twin(num_rows, refines):
                 assert fast[key] == value  # counts
             else:
                 assert fast[key] == pytest.approx(value, rel=1e-5, abs=1e-6)
+
+
+def test_a_large_table_is_read_the_same_through_a_stride_and_with_nan_in_it():
+    orig, refined, true = tables(COMPILED, 11)
+    given = (refined, orig[:, 0] != 1 / 11, [COMPILED / 11] * 11, true, 0.9)
+    assert pseudo_label_metrics(orig.T.contiguous().T, *given) == pseudo_label_metrics(orig, *given)
+    orig[5] = math.nan
+    row = pseudo_label_metrics(orig, *given)
+    assert str(row["pseudo/orig/0"]) == "nan"
+    assert row["pseudo/orig_hard/0"] == float((orig.argmax(dim=1) == 0).double().mean())
 
 
 class LargestMade(TorchDispatchMode):
@@ -205,7 +215,7 @@ class LargestMade(TorchDispatchMode):
 
 
 def test_nothing_as_large_as_a_table_is_made():
-    orig, refined, true = tables(2 * PIECE, 40)
+    orig, refined, true = tables(2 * COMPILED, 40)
     visited = orig[:, 0] > 0
     with LargestMade(orig, refined) as seen:
         pseudo_label_metrics(orig, refined, visited, [1.0] * 40, true, 0.9)
