@@ -244,6 +244,17 @@ def test_every_refinement_is_compared_with_none_in_each_regime_and_all_together(
     )
 
 
+def test_a_p_is_never_written_as_zero(tmp_path):
+    for imbalance in (5.0, 7.0):
+        for seed in range(7):  # all of 14 pairs higher: p is 2 / 2**14
+            for refine, level in (("none", 0.5), ("align", 0.6)):
+                place = tmp_path / "runs" / f"{refine}-{imbalance}-{seed}"
+                write_run(place, seed, [level + seed / 1000] * 20, refine=refine, imb_ratio_l=imbalance)
+    page = tmp_path / "t.md"
+    assert program.main(["summary", str(tmp_path / "runs"), "--markdown", str(page)]) == 0
+    assert "(higher on 14 of 14), p < 0.001 |" in page.read_text()
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_the_signed_rank_test_is_that_of_scipy(seed):
     draws = random.Random(seed)

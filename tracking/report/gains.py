@@ -74,11 +74,15 @@ def over_all(groups: Mapping[Regime, Sequence[Group]], columns: Sequence[Column]
         found = [[d for pair in members for d in pair.differences(column)] for column in columns]
         if len(members) > 1 and min(map(len, found)) >= FEWEST:
             cells = [
-                f"{_written(differences, column)}, p = {wilcoxon(differences):.3f}"
+                f"{_written(differences, column)}, {_written_p(wilcoxon(differences))}"
                 for differences, column in zip(found, columns, strict=True)
             ]
             lines.append([label, str(len(found[0])), *cells])
     return lines
+
+
+def _written_p(p: float) -> str:
+    return f"p = {p:.3f}" if p >= 0.0005 else "p < 0.001"
 
 
 def wilcoxon(differences: Sequence[float]) -> float:
