@@ -118,14 +118,14 @@ def _summary(options: argparse.Namespace) -> int:
     groups = group_runs(runs)
     rows = final_figures(groups, COLUMNS)
     _console().print(terminal_table(rows, COLUMNS))
-    if options.csv:
-        options.csv.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(options.csv, as_csv(rows))
-    if options.markdown:
+    if options.markdown:  # first: it says whether files differ from their commit
         options.markdown.parent.mkdir(parents=True, exist_ok=True)
         command = shlex.join(["python3", "eval.py", *sys.argv[1:]])
         about = provenance(runs, command, options.note, Path(__file__).parent)
         write_atomically(options.markdown, as_markdown(rows, options.title, about, groups))
+    if options.csv:
+        options.csv.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(options.csv, as_csv(rows))
     return 0
 
 
