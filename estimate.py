@@ -16,9 +16,8 @@ from semi.config import WandbOptions
 
 
 def log(path: Path, record: dict[str, Any], options: WandbOptions) -> None:
-    from tracking.online.estimate import (
-        log_estimate,  # here and below, because importing wandb takes half a second
-    )
+    # here, because importing wandb takes half a second
+    from tracking.online.estimate import log_estimate
     from tracking.online.timeout import close_sdk
 
     atexit.register(close_sdk)

@@ -17,9 +17,8 @@ from tracking.base import Tracker
 
 
 def wandb_tracker(folder: Path, options: WandbOptions) -> Sequence[Tracker]:
-    from tracking.online.timeout import (
-        close_sdk,  # here and below, because importing wandb takes half a second
-    )
+    # here, because importing wandb takes half a second
+    from tracking.online.timeout import close_sdk
     from tracking.online.tracker import WandbTracker
 
     atexit.register(close_sdk)
