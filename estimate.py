@@ -6,21 +6,18 @@ python3 estimate.py --dataset fashion_mnist --arch small --imb_ratio_u 1 --epoch
 
 import environment  # noqa: F401  (first: it says what to do where packages are missing)
 
-import atexit
 import sys
 from pathlib import Path
 from typing import Any
 
 from semi.commands import estimate
 from semi.config import WandbOptions
+from tracking.online.timeout import close_sdk
 
 
 def log(path: Path, record: dict[str, Any], options: WandbOptions) -> None:
-    # here, because importing wandb takes half a second
-    from tracking.online.estimate import log_estimate
-    from tracking.online.timeout import close_sdk
+    from tracking.online.estimate import log_estimate  # here, because importing wandb takes half a second
 
-    atexit.register(close_sdk)
     log_estimate(
         path,
         record,
@@ -32,4 +29,6 @@ def log(path: Path, record: dict[str, Any], options: WandbOptions) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(estimate(__doc__, WandbOptions, more=log))
+    code = estimate(__doc__, WandbOptions, more=log)
+    close_sdk()
+    sys.exit(code)

@@ -5,7 +5,6 @@ Example: python3 retrain_head.py result/NAME      (its rows go to result/NAME_cr
 
 import environment  # noqa: F401  (first: it says what to do where packages are missing)
 
-import atexit
 import os
 import sys
 from collections.abc import Sequence
@@ -14,14 +13,12 @@ from pathlib import Path
 from semi.commands import retrain_head
 from semi.config import ConfigError, WandbOptions
 from tracking.base import Tracker
+from tracking.online.timeout import close_sdk
 
 
 def wandb_tracker(folder: Path, options: WandbOptions) -> Sequence[Tracker]:
-    # here, because importing wandb takes half a second
-    from tracking.online.timeout import close_sdk
-    from tracking.online.tracker import WandbTracker
+    from tracking.online.tracker import WandbTracker  # here, because importing wandb takes half a second
 
-    atexit.register(close_sdk)
     os.environ.setdefault("WANDB_JOB_TYPE", "crt")
     try:
         tracker = WandbTracker(
@@ -41,4 +38,6 @@ def wandb_tracker(folder: Path, options: WandbOptions) -> Sequence[Tracker]:
 
 
 if __name__ == "__main__":
-    sys.exit(retrain_head(__doc__, WandbOptions, more=wandb_tracker))
+    code = retrain_head(__doc__, WandbOptions, more=wandb_tracker)
+    close_sdk()
+    sys.exit(code)

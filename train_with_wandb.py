@@ -5,7 +5,6 @@ Example: python3 train_with_wandb.py --config configs/digits_regime_few.yaml --d
 
 import environment  # noqa: F401  (first: it says what to do where packages are missing)
 
-import atexit
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,17 +13,16 @@ from pathlib import Path
 from semi.commands import train
 from semi.config import ConfigError, WandbOptions
 from tracking.base import Tracker
+from tracking.online.timeout import close_sdk
 
 
 def wandb_tracker(folder: Path, consumed: str, options: WandbOptions) -> Sequence[Tracker]:
     from tracking.online.account import Refused  # here and below, because importing wandb takes half a second
-    from tracking.online.timeout import close_sdk
     from tracking.online.tracker import WandbTracker
 
     named = {name.removeprefix("wandb_"): value for name, value in asdict(options).items()}
     named["summary"] = options.summaries
     named["tags"] = [tag for tag in options.wandb_tags.split(",") if tag]
-    atexit.register(close_sdk)
     try:
         return [WandbTracker(folder, consumed=consumed, **named)]
     except Refused as error:
@@ -45,4 +43,6 @@ def fetched_estimate(name: str, folder: Path) -> Path:
 
 if __name__ == "__main__":
     fetch = {"fetch": fetched_checkpoint, "fetch_estimate": fetched_estimate}
-    sys.exit(train(__doc__, WandbOptions, more=wandb_tracker, **fetch))
+    code = train(__doc__, WandbOptions, more=wandb_tracker, **fetch)
+    close_sdk()
+    sys.exit(code)

@@ -12,11 +12,11 @@ The exit code is 0 when every run is complete.
 from __future__ import annotations
 
 import argparse
-import atexit
 import sys
 from pathlib import Path
 
 from tracking.command import Parser
+from tracking.online.timeout import close_sdk
 
 
 def main() -> int:
@@ -40,9 +40,7 @@ def main() -> int:
     # here, because importing wandb takes half a second
     from tracking.online.account import has_account
     from tracking.online.sync import runs_below, sync
-    from tracking.online.timeout import close_sdk
 
-    atexit.register(close_sdk)
     for folder in given.folder:
         if not folder.is_dir() and not (folder.is_file() and folder.suffix == ".json"):
             parser.error(f"{folder}: no such folder; name a run's folder or one above it")
@@ -51,7 +49,9 @@ def main() -> int:
         parser.error(f"{given.folder[0]}: no run in it; name a run's folder or one above it")
     if not has_account():
         parser.error("no W&B key here: run `wandb login` first")
-    return sync(folders, replace=given.replace)
+    code = sync(folders, replace=given.replace)
+    close_sdk()
+    return code
 
 
 if __name__ == "__main__":

@@ -60,7 +60,8 @@ def main() -> int:
         parser.error(f"--ratios {given.ratios}: use numbers separated by commas, such as 2,500")
     # here, because importing wandb takes half a second
     from tracking.online import automations
-    from tracking.online.account import first_line, has_account
+    from tracking.online.account import has_account
+    from tracking.online.timeout import first_line
     from tracking.online.workspace import as_data, register_charts, report, save, workspace
 
     try:

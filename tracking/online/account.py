@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 import wandb
 from wandb.sdk import wandb_setup
 
+from tracking.online.timeout import first_line
+
 Mode = Literal["online", "shared", "offline", "disabled"]
 OLD_MODES = {"dryrun": "offline", "run": "online"}  # names that W&B still takes
 VARIABLES = {
@@ -132,9 +134,3 @@ def finish_timeout_s() -> float:
 
 def say(sentence: str) -> None:
     print(sentence, file=sys.stderr)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, at most 200 characters, or its kind."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

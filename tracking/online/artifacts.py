@@ -12,7 +12,8 @@ import numpy as np
 import wandb
 
 from tracking.local import CONFIG_FILE, METRICS_FILE, read_rows
-from tracking.online.account import Refused, first_line
+from tracking.online.account import Refused
+from tracking.online.timeout import first_line
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("benchmarks", "configs", "darp", "data", "models", "semi", "sweeps", "tracking")

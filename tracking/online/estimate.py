@@ -13,8 +13,9 @@ from typing import Any
 import wandb
 from wandb.sdk.lib import runid
 
-from tracking.online.account import Mode, first_line, resolve_mode, said, say, sdk_settings
+from tracking.online.account import Mode, resolve_mode, said, say, sdk_settings
 from tracking.online.run_record import RunRecord, read_record
+from tracking.online.timeout import first_line
 
 
 def estimate_artifact(path: Path, record: Mapping[str, Any]) -> wandb.Artifact:

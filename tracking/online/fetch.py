@@ -17,7 +17,8 @@ from typing import Any
 import wandb
 
 from tracking.local import write_run
-from tracking.online.account import first_line, has_account
+from tracking.online.account import has_account
+from tracking.online.timeout import first_line
 from tracking.row import is_known
 
 ANSWER_S = 30  # how long one question to the server may take

@@ -21,14 +21,14 @@ from tracking.base import Row
 from tracking.local import METRICS_FILE, is_kept, read_config, read_rows
 from tracking.lock import holder, locked_if_free, run_lock
 from tracking.media import read_media
-from tracking.online.account import first_line, said, sdk_settings
+from tracking.online.account import said, sdk_settings
 from tracking.online.delivered import Delivered, delivered
 from tracking.online.estimate import record_of, run_of, send_estimate, summary_of
 from tracking.online.long_table import TABLE_KEY
 from tracking.online.media import EXAMPLES_KEY
 from tracking.online.run_record import RECORD_FILE, RunRecord, read_record
 from tracking.online.run_writer import RunWriter, table_lines
-from tracking.online.timeout import close_sdk
+from tracking.online.timeout import close_sdk, first_line
 
 PIECE = re.compile(
     r"(?:offline-)?run-\d{8}_\d{6}-(.+)"

@@ -31,7 +31,6 @@ from tracking.online.account import (
     Mode,
     Refused,
     finish_timeout_s,
-    first_line,
     has_account,
     require,
     resolve_mode,
@@ -45,7 +44,7 @@ from tracking.online.delivered import delivered, told_to_stop
 from tracking.online.run_record import RunRecord, read_record
 from tracking.online.run_writer import ONLINE, RunWriter
 from tracking.online.sync import command, deliver
-from tracking.online.timeout import close_sdk, within
+from tracking.online.timeout import close_sdk, first_line, within
 
 PREEMPTED = 128 + signal.SIGTERM  # the exit code of a run that was asked to stop
 ASK_S = 5  # how long such a run waits for W&B to say whether it was stopped on purpose

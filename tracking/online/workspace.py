@@ -10,7 +10,6 @@ import wandb
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
-from tracking.online.account import first_line
 from tracking.online.long_table import CHARTS, TABLE_KEY
 from tracking.online.media import confusion_spec
 from tracking.online.panels import (
@@ -29,6 +28,7 @@ from tracking.online.panels import (
     Table,
     placed,
 )
+from tracking.online.timeout import first_line
 
 VIEW = "darpregimes"  # the workspace's name in its address: one view, however often this runs
 NAME = "DARP: regimes"
